@@ -1,0 +1,122 @@
+"""The same verbs as the command line, from Python."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from fewmask.config import resolve
+from fewmask.pipelines.running import pipeline_of, resume, start
+from fewmask.predict import evaluate, predict
+from fewmask.training.run_folder import RunFolder
+
+
+class Run:
+    """A finished run.
+
+    Args:
+        path: Its folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.folder = RunFolder.open(Path(path))
+
+    @property
+    def path(self) -> Path:
+        """The run's folder."""
+        return self.folder.path
+
+    @property
+    def metrics(self) -> dict[str, Any]:
+        """Scores of the result on the held-out images, by the names of ``docs/metrics.md``."""
+        return dict(self.table["metrics"])
+
+    @property
+    def table(self) -> dict[str, Any]:
+        """All of ``metrics.json``: the rows with controls and references, minutes, memory."""
+        return dict(json.loads((self.path / "metrics.json").read_text()))
+
+    @property
+    def report(self) -> Path:
+        """``report.html``."""
+        return self.path / "report.html"
+
+    def predict(self, images: str | Path, out: str | Path, *, device: str = "auto") -> list[Path]:
+        """Masks and overlays of other images; see :func:`fewmask.predict.predict`."""
+        return predict(self.folder, Path(images), Path(out), device=device)
+
+    def evaluate(self, data: str | Path, *, device: str = "auto") -> dict[str, Any]:
+        """Scores on other images with masks; see :func:`fewmask.predict.evaluate`."""
+        return evaluate(self.folder, Path(data), device=device)
+
+    def __repr__(self) -> str:
+        return f"Run({str(self.path)!r})"
+
+
+def tags(
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    preset: str = "fast",
+    config: str | Path | None = None,
+    **settings: Any,
+) -> Run:
+    """Masks and a segmenter from image-level tags.
+
+    Args:
+        data: ``positive/`` and ``negative/`` (any class-named folders), or ``images/`` and
+            ``tags.csv``; ``masks/`` are used for measuring only.
+        out: A new folder; default ``runs/<data>-tags``, numbered if taken.
+        preset: smoke, fast, paper or best.
+        config: YAML file of settings.
+        **settings: See ``fewmask tags --help``.
+
+    Raises:
+        FewmaskError: see :mod:`fewmask.errors`.
+    """
+    return _start("tags", data, out, preset, config, settings)
+
+
+def train(
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    preset: str = "fast",
+    config: str | Path | None = None,
+    **settings: Any,
+) -> Run:
+    """A plain supervised segmenter from images and masks; arguments as for :func:`tags`."""
+    return _start("train", data, out, preset, config, settings)
+
+
+def resume_run(run: str | Path) -> Run:
+    """Go on with an interrupted run."""
+    return Run(resume(Path(run)).path)
+
+
+def free_run_path(data: Path, verb: str, root: Path = Path("runs")) -> Path:
+    """``runs/<data>-<verb>``, numbered from 2 if taken."""
+    first = root / f"{data.resolve().name}-{verb}"
+    path, number = first, 1
+    while path.exists():
+        number += 1
+        path = first.with_name(f"{first.name}-{number}")
+    return path
+
+
+def _start(
+    verb: str,
+    data: str | Path,
+    out: str | Path | None,
+    preset: str,
+    config: str | Path | None,
+    settings: dict[str, Any],
+) -> Run:
+    module, schema = pipeline_of(verb)
+    resolved = resolve(
+        schema, module.PRESETS, preset, file=Path(config) if config else None, overrides=settings
+    )
+    root = Path(data)
+    path = Path(out) if out else free_run_path(root, verb)
+    return Run(start(verb, root, path, resolved, preset=preset).path)

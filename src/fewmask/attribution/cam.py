@@ -1,0 +1,333 @@
+"""Class activation maps: which pixels made the classifier say so.
+
+================  =====================================================  =====================
+method            map, before up-sampling to the image's size            source
+================  =====================================================  =====================
+``cam``           ReLU(Σ_k W[c, k] A_k), W the last linear layer         Zhou 2016, eq. 2
+``grad_cam``      ReLU(Σ_k mean_ij(g_k) A_k), g = ∂f_c/∂A                Selvaraju 2017, eq. 1-2
+``grad_cam_pp``   ReLU(Σ_k (Σ_ij α_k ReLU(g_k)) A_k),                    Chattopadhay 2018,
+                  α_k = g_k² / (2 g_k² + g_k³ Σ_ab A_k)                  section 3, eq. 19
+``layer_cam``     ReLU(Σ_k ReLU(g_k) A_k), pixel by pixel                Jiang 2021
+``score_cam``     ReLU(Σ_k (f_c(X ∘ H_k) − f_c(X_b)) A_k),               Wang 2020, section 3
+                  H_k = s(Up(A_k)), s = min-max per map
+================  =====================================================  =====================
+
+A is the output of the target layer (N, C, h, w), f_c the logit of the class, Up bilinear with half-
+pixel centres. ``docs/attribution.md`` says where two well-known packages differ from this, and why.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from difflib import get_close_matches
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import relu
+
+from fewmask.attribution.hooks import Capture, capture, describe, eval_mode, find_layer
+from fewmask.attribution.score_cam import MaskScores, channel_masks, resize, score_weights
+from fewmask.errors import NumericalError, UsageError
+
+__all__ = (
+    "METHODS",
+    "WEIGHTINGS",
+    "Capture",
+    "capture",
+    "compute_cam",
+    "eval_mode",
+    "find_layer",
+    "multi_scale_cam",
+)
+
+METHODS = ("cam", "grad_cam", "grad_cam_pp", "layer_cam", "score_cam")
+WEIGHTINGS = ("cic", "softmax")
+_GRADIENT_METHODS = frozenset({"grad_cam", "grad_cam_pp", "layer_cam"})
+
+
+def compute_cam(
+    network: nn.Module,
+    image: Tensor,
+    *,
+    target_layer: nn.Module,
+    class_index: int | Tensor,
+    method: str = "grad_cam",
+    weighting: str = "cic",
+    baseline: Tensor | None = None,
+    mask_batch_size: int = 64,
+    max_masks: int | None = None,
+    normalise: bool = True,
+) -> Tensor:
+    """Class activation maps of a batch of images; see the module's docstring for the formulas.
+
+    The network runs in evaluation mode and is left as it was found: training flags, hooks and
+    gradients, also on error. Works under ``torch.no_grad`` and with every parameter frozen.
+
+    Args:
+        network: Image (N, 3, H, W) to logits (N, num_outputs), one output or more.
+        image: (N, 3, H, W) float, in the range that the network was trained on.
+        target_layer: A layer of the network, see :func:`find_layer`. For ``cam`` it must be the
+            one that is average-pooled into the last ``nn.Linear``. Grad-CAM++ was derived for
+            non-negative activations: give it the layer behind the ReLU.
+        class_index: Which logit, for all images or one for each (N,), int64.
+        method: One of ``METHODS``.
+        weighting: Score-CAM only: ``cic``, the increase of the logit over the baseline, or
+            ``softmax``, the logits of the masked images through a softmax over the channels.
+        baseline: Score-CAM only: X_b, broadcast to the image; None is zeros.
+        mask_batch_size: Score-CAM only: masked images that exist at one time, over all images.
+        max_masks: Score-CAM only: score this many k-means centroids of each image's masks in the
+            place of all; a channel then has the weight of its centroid. None scores all.
+        normalise: Min-max each map to [0, 1], a constant map to zeros; otherwise the map after
+            its ReLU, in [0, inf).
+
+    Returns:
+        (N, H, W) float32, at the size of the image.
+
+    Raises:
+        UsageError: If a setting, the layer or ``class_index`` does not fit the network.
+        NumericalError: If the activation, the weights or the map are not finite.
+
+    Source: the papers in the module's docstring.
+    Differs: Grad-CAM++ leaves out exp(f_c), one positive factor per image, which min-max cancels.
+        Score-CAM's masks that are constant, up to rounding, carry no weight; ``max_masks`` is ours.
+
+    >>> network = nn.Sequential(nn.Conv2d(3, 1, 1, bias=False), nn.AdaptiveAvgPool2d(1),
+    ...                         nn.Flatten(), nn.Linear(1, 1))
+    >>> _ = nn.init.ones_(network[0].weight), nn.init.ones_(network[3].weight)
+    >>> image = torch.tensor([[0.0, 1.0], [2.0, 4.0]]).expand(1, 3, 2, 2)
+    >>> compute_cam(network, image, target_layer=network[0], class_index=0)
+    tensor([[[0.0000, 0.2500],
+             [0.5000, 1.0000]]])
+    """
+    _check_choice("method", method, METHODS)
+    _check_choice("weighting", weighting, WEIGHTINGS)
+    _check_count("mask_batch_size", mask_batch_size)
+    _check_count("max_masks", 1 if max_masks is None else max_masks)
+    if image.ndim != 4 or not len(image):
+        raise UsageError.of(
+            "CAM-IMAGE",
+            where="image",
+            found=f"the shape {tuple(image.shape)}",
+            expected="(N, 3, H, W) with N of 1 or more",
+            fix="stack the images into one batch",
+        )
+    needs_gradient = method in _GRADIENT_METHODS
+    with torch.inference_mode(False), eval_mode(network):
+        image = image.clone() if image.is_inference() else image.detach()
+        with capture(target_layer, gradients=needs_gradient) as record:
+            with torch.set_grad_enabled(needs_gradient):
+                logits = network(image)
+            index = _class_of_each_image(class_index, logits, image)
+            gradient = _gradient_of(logits, index, record) if needs_gradient else None
+        activation = _finite("the target layer's output", _activation_of(record))
+        with torch.no_grad():
+            if method == "score_cam":
+                masks = channel_masks(activation, image.shape[-2:], mask_batch_size, max_masks)
+                scores = MaskScores(network, image, index, mask_batch_size)
+                weights = score_weights(scores, masks, baseline, softmax=weighting == "softmax")
+            elif gradient is None:
+                weights = _linear_weights(network, activation, logits, index)
+            else:
+                weights = _gradient_weights(method, activation, gradient)
+            cam = relu((weights * activation).sum(1, keepdim=True))  # (N, 1, h, w)
+            cam = _finite("the map", resize(cam, image.shape[-2:])[:, 0])
+            return (_min_max(cam) if normalise else cam).float()
+
+
+def multi_scale_cam(
+    network: nn.Module,
+    image: Tensor,
+    *,
+    target_layer: nn.Module,
+    class_index: int | Tensor,
+    method: str,
+    scales: Sequence[float] = (0.75, 1.0, 1.5),
+    flip: bool = True,
+    **kwargs: Any,
+) -> Tensor:
+    """The mean of the maps of an image at several sizes, and of its mirror image.
+
+    Each view's map (after its ReLU) is divided by its own maximum, so that every view has one
+    vote, resized to the image's size, mirrored back and averaged; the mean is min-max scaled.
+
+    Args:
+        network: As in :func:`compute_cam`.
+        image: As in :func:`compute_cam`.
+        target_layer: As in :func:`compute_cam`.
+        class_index: As in :func:`compute_cam`.
+        method: As in :func:`compute_cam`.
+        scales: Factors of the image's height and width, each above 0. Images are resized
+            bilinearly, with an anti-aliasing filter where they shrink.
+        flip: Also see each size mirrored left to right.
+        **kwargs: For :func:`compute_cam`; a ``baseline`` is resized and mirrored with the image.
+
+    Returns:
+        (N, H, W) float32 in [0, 1].
+
+    Raises:
+        UsageError: If there is no scale, or one that leaves no pixel; and as :func:`compute_cam`.
+    """
+    baseline = kwargs.pop("baseline", None)
+    height, width = image.shape[-2:]
+    sizes = [(round(height * scale), round(width * scale)) for scale in scales]
+    if not sizes or min(map(min, sizes)) < 1:
+        raise UsageError.of(
+            "CAM-SCALES",
+            where="scales",
+            found=list(scales),
+            expected="one or more factors that leave at least one pixel",
+            fix="for example (0.75, 1.0, 1.5)",
+        )
+
+    def view(pixels: Tensor, size: tuple[int, int], mirrored: bool) -> Tensor:
+        resized = resize(pixels, size, antialias=True)
+        return resized.flip(-1) if mirrored else resized
+
+    total = torch.zeros(len(image), height, width, device=image.device)
+    for size in sizes:
+        for mirrored in (False, True) if flip else (False,):
+            cam = compute_cam(
+                network,
+                view(image, size, mirrored),
+                target_layer=target_layer,
+                class_index=class_index,
+                method=method,
+                baseline=None
+                if baseline is None
+                else view(baseline.expand_as(image), size, mirrored),
+                normalise=False,
+                **kwargs,
+            )
+            peak = cam.amax((1, 2), keepdim=True)
+            cam = cam / torch.where(peak > 0, peak, 1)
+            total += resize((cam.flip(-1) if mirrored else cam)[:, None], (height, width))[:, 0]
+    return _min_max(total / (len(sizes) * (2 if flip else 1)))
+
+
+# ------------------------------------------------------------------ weights of the channels
+
+
+def _gradient_weights(method: str, activation: Tensor, gradient: Tensor) -> Tensor:
+    """(N, C, 1, 1), or (N, C, h, w) for LayerCAM, which weighs every pixel."""
+    if method == "grad_cam":
+        return gradient.mean((2, 3), keepdim=True)
+    positive = relu(gradient)
+    if method == "layer_cam":
+        return positive
+    # α = g² / (2 g² + g³ ΣA) = 1 / (2 + g ΣA), without a power that underflows; α = 0 at g = 0.
+    denominator = 2 + gradient * activation.sum((2, 3), keepdim=True)
+    alpha = torch.where(denominator == 0, 0, 1 / denominator)
+    return (alpha * positive).sum((2, 3), keepdim=True)
+
+
+def _linear_weights(
+    network: nn.Module, activation: Tensor, logits: Tensor, index: Tensor
+) -> Tensor:
+    """(N, C, 1, 1): the row of the last linear layer for each image's class."""
+    linears = [layer for layer in network.modules() if isinstance(layer, nn.Linear)]
+    expected = (logits.shape[1], activation.shape[1])
+    if not linears or tuple(linears[-1].weight.shape) != expected:
+        raise UsageError.of(
+            "CAM-HEAD",
+            where="method 'cam'",
+            found=f"last nn.Linear {tuple(linears[-1].weight.shape)}" if linears else "no linear",
+            expected=f"average pooling, then nn.Linear {expected} as (outputs, channels)",
+            fix="use the layer that is pooled, or method 'grad_cam', which needs no such head",
+        )
+    return linears[-1].weight[index, :, None, None].to(activation.dtype)
+
+
+# -------------------------------------------------------------------------- small pieces
+
+
+def _gradient_of(logits: Tensor, index: Tensor, record: Capture) -> Tensor:
+    """(N, C, h, w): of each image's own logit; images do not mix in evaluation mode."""
+    activation = _activation_of(record)
+    score = logits.gather(1, index[:, None]).sum()
+    if score.requires_grad:
+        torch.autograd.grad(score, activation, allow_unused=True)
+    if record.gradient is None:
+        raise UsageError.of(
+            "CAM-LAYER",
+            where="target_layer",
+            found="a layer on which the logit does not depend, or a network that detaches it",
+            expected="a layer between the image and the logit",
+            fix="choose another layer, or method 'score_cam', which needs no gradient",
+        )
+    return record.gradient.to(activation.dtype)
+
+
+def _activation_of(record: Capture) -> Tensor:
+    if record.activation is None:
+        raise UsageError.of(
+            "CAM-LAYER",
+            where="target_layer",
+            found="a layer that did not run",
+            expected="a layer that the network uses",
+            fix="take it from this network, by find_layer",
+        )
+    return record.activation
+
+
+def _class_of_each_image(class_index: int | Tensor, logits: Any, image: Tensor) -> Tensor:
+    """(N,) int64 on the logits' device, checked against the number of outputs."""
+    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(image):
+        raise UsageError.of(
+            "CAM-LOGITS",
+            where="network",
+            found=f"output {describe(logits)}",
+            expected=f"logits of the shape ({len(image)}, num_outputs)",
+            fix="wrap the network so that it returns its logits alone",
+        )
+    index = torch.as_tensor(class_index, device=logits.device)
+    if (
+        index.is_floating_point()
+        or (index.ndim and index.shape != (len(image),))
+        or not bool(((index >= 0) & (index < logits.shape[1])).all())
+    ):
+        raise UsageError.of(
+            "CAM-CLASS",
+            where="class_index",
+            found=index.tolist(),
+            expected=f"one integer, or {len(image)}, from 0 to {logits.shape[1] - 1}",
+            fix="count the classes as the classifier's outputs are counted",
+        )
+    return index.long().expand(len(image))
+
+
+def _min_max(cam: Tensor) -> Tensor:
+    """(N, H, W) to [0, 1], image by image; a map that is constant up to rounding gives zeros."""
+    low, high = cam.amin((1, 2), keepdim=True), cam.amax((1, 2), keepdim=True)
+    varies = high - low > 8 * torch.finfo(cam.dtype).eps * high
+    return torch.where(varies, (cam - low) / torch.where(varies, high - low, 1), 0)
+
+
+def _finite(what: str, values: Tensor) -> Tensor:
+    if not bool(values.isfinite().all()):
+        raise NumericalError.of(
+            "CAM-NOT-FINITE",
+            where=what,
+            found="NaN or infinity",
+            expected="finite numbers",
+            fix="check the image's values and the classifier's weights; try float32",
+        )
+    return values
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise UsageError.of(
+            "CAM-SETTING",
+            where=name,
+            found=repr(value),
+            expected=f"one of {', '.join(choices)}",
+            fix=f"use {(get_close_matches(value, choices, n=1) or choices)[0]!r}",
+        )
+
+
+def _check_count(name: str, value: int) -> None:
+    if value < 1:
+        raise UsageError.of(
+            "CAM-SETTING", where=name, found=value, expected="1 or more", fix="use the default"
+        )

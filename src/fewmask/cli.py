@@ -1,0 +1,314 @@
+"""The command line: reads arguments, calls the library, prints; no logic of its own."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+from cyclopts import App, CycloptsError, Group, Parameter
+
+from fewmask import __version__
+from fewmask.errors import FewmaskError, UsageError
+
+Out = Annotated[Path, Parameter(name=["--out", "-o"])]
+
+app = App(
+    name="fewmask",
+    help="Segmentation masks and a trained segmenter from images with few or no masks.",
+    version=__version__,
+    help_format="plaintext",
+)
+MAKE, USE, LOOK = Group("Make", sort_key=1), Group("Use", sort_key=2), Group("Look", sort_key=3)
+
+app.command("fewmask.cli_pipelines:tags", name="tags", group=MAKE,
+            help="Image-level tags in; masks, a segmenter and a report out.")  # fmt: skip
+app.command("fewmask.cli_pipelines:train", name="train", group=MAKE,
+            help="A plain supervised segmenter from images and masks.")  # fmt: skip
+
+
+@app.command(group=MAKE)
+def demo(
+    pipeline: Literal["tags"] = "tags",
+    /,
+    *,
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    seed: int = 0,
+) -> None:
+    """Make sample data from real textures, run a pipeline on it, print the table. Offline.
+
+    Args:
+        pipeline: Which one.
+        out: Folder for data and run; default: runs/demo-tags, numbered if taken.
+        seed: Of data and run.
+    """
+    from fewmask.demo import run_demo
+
+    path = run_demo(pipeline, out, seed=seed)
+    _print_table(path)
+    _next(f"open {path / 'report.html'}", "fewmask tags YOUR_FOLDER -o runs/first")
+
+
+@app.command(group=MAKE)
+def resume(run: Path, /) -> None:
+    """Go on with an interrupted run where it stopped.
+
+    Args:
+        run: The run's folder.
+    """
+    from fewmask.pipelines.running import resume as resume_run
+
+    _finished(resume_run(run).path)
+
+
+@app.command(group=USE)
+def predict(
+    run: Path,
+    images: Path,
+    /,
+    *,
+    out: Out,
+    device: str = "auto",
+    save_probs: bool = False,
+) -> None:
+    """Masks (PNG, class ids) and overlays for other images, same names and sizes.
+
+    Args:
+        run: A finished run.
+        images: An image or a folder of images.
+        out: New or empty folder.
+        device: auto, cpu, cuda, cuda:1, mps.
+        save_probs: Also write class probabilities (float16 .npy).
+    """
+    from fewmask.predict import predict as predict_images
+    from fewmask.training.run_folder import RunFolder
+
+    written = predict_images(RunFolder.open(run), images, out, device=device, probs=save_probs)
+    print(f"{len(written)} masks in {out / 'masks'}, overlays in {out / 'overlays'}")
+    _next(f"fewmask evaluate {run} DATA_WITH_MASKS --json")
+
+
+@app.command(group=USE)
+def evaluate(
+    run: Path,
+    data: Path,
+    /,
+    *,
+    json: bool = False,
+    save_masks: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Measure a finished run on a folder with masks; refuses images that it was trained on.
+
+    Args:
+        run: A finished run.
+        data: A folder with images and masks. On the run's own data its test part is measured.
+        json: One JSON object on the standard output.
+        save_masks: Write the predicted masks to this new folder.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+    from fewmask.predict import evaluate as evaluate_run
+    from fewmask.training.run_folder import RunFolder
+
+    metrics = evaluate_run(RunFolder.open(run), data, device=device, save_masks=save_masks)
+    if json:
+        _print_json(metrics)
+        return
+    for name, value in metrics.items():
+        if not name.endswith(".ci95"):
+            interval = metrics.get(f"{name}.ci95")
+            shown = "undefined" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)  # fmt: skip  # noqa: E501
+            print(f"{name:40} {shown}" + (f"   [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""))  # fmt: skip  # noqa: E501
+    _next(f"open {run / 'report.html'}")
+
+
+@app.command(group=LOOK)
+def check(
+    data: Path,
+    /,
+    *,
+    class_name: str | None = None,
+    class_names: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True)] = None,
+    group_pattern: str | None = None,
+    json: bool = False,
+) -> None:
+    """What is in a data folder and every problem at once; changes nothing. Exit 10 if problems.
+
+    Args:
+        data: The folder.
+        class_name: Name of the one class.
+        class_names: The classes in the order of their mask ids.
+        group_pattern: Regular expression for groups, as in `fewmask tags`.
+        json: One JSON object on the standard output.
+    """
+    from fewmask.data.check import check_folder
+
+    report = check_folder(
+        data,
+        class_name=class_name,
+        class_names=class_names,
+        group_pattern=group_pattern,
+        require_tags=False,
+    )
+    if json:
+        _print_json(report.as_dict())
+    else:
+        print(report.text())
+    if report.problems:
+        raise SystemExit(10)
+    if not json:
+        _next(f"fewmask tags {data} -o runs/first")
+
+
+@app.command(group=LOOK)
+def report(run: Path, /) -> None:
+    """Print a run's table and say where its report is.
+
+    Args:
+        run: A finished run.
+    """
+    from fewmask.pipelines.running import read_card
+    from fewmask.training.run_folder import RunFolder
+
+    read_card(RunFolder.open(run))
+    _finished(run)
+
+
+@app.command(group=LOOK)
+def runs(root: Path = Path("runs"), /, *, json: bool = False) -> None:
+    """List runs with their state and headline score.
+
+    Args:
+        root: Where to look.
+        json: One JSON array on the standard output.
+    """
+    from fewmask.training.run_folder import find_runs
+
+    found = [run.summary() for run in find_runs(root)]
+    if json:
+        _print_json(found)
+        return
+    if not found:
+        print(f"no runs below {root}")
+    for line in found:
+        print("{path:40} {pipeline:6} {preset:6} {state:12} {score}".format(**line))
+    _next("fewmask demo tags" if not found else f"fewmask report {found[0]['path']}")
+
+
+@app.command(group=LOOK)
+def doctor(*, json: bool = False) -> None:
+    """What this machine has: versions, device, threads, extras, and whether all fits together.
+
+    Args:
+        json: One JSON object on the standard output.
+    """
+    from fewmask.doctor import examine
+
+    facts = examine()
+    if json:
+        _print_json(facts)
+    else:
+        for name, value in facts.items():
+            print(f"{name:32} {value}")
+        _next("fewmask demo tags")
+
+
+@app.command(group=LOOK)
+def networks(*, json: bool = False) -> None:
+    """The published networks: parameters in all and trainable, counted on the modules.
+
+    Args:
+        json: One JSON array on the standard output.
+    """
+    from fewmask.models.published import published_networks
+
+    rows = [row._asdict() for row in published_networks()]
+    if json:
+        _print_json(rows)
+        return
+    for row in rows:
+        print("{name:44} {parameters:>13,} in all {trainable:>13,} trainable".format(**row))
+    _next("fewmask tags DATA -o RUN --preset paper --dry-run")
+
+
+def main(arguments: list[str] | None = None) -> NoReturn:
+    """Run a command; errors become one message and an exit code, never a traceback."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    as_json = "--json" in arguments
+    try:
+        app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
+    except CycloptsError as error:
+        message = " ".join(str(error).split())
+        _fail(
+            UsageError.of("USAGE", where="fewmask " + " ".join(arguments), found=message,
+                          expected="a command as in the help", fix="fewmask --help"),
+            as_json,
+        )  # fmt: skip
+    except FewmaskError as error:
+        _fail(error, as_json)
+    except KeyboardInterrupt:
+        print("stopped; `fewmask resume RUN` goes on from the last save", file=sys.stderr)
+        raise SystemExit(75) from None
+    except MemoryError:
+        _fail(_out_of_memory("more memory than there is"), as_json)
+    except BrokenPipeError:
+        sys.stderr.close()
+        raise SystemExit(0) from None
+    except (RuntimeError, OSError) as error:
+        if not _is_resource_error(error):
+            raise
+        _fail(_out_of_memory(str(error).splitlines()[0]), as_json)
+    raise SystemExit(0)
+
+
+def _fail(error: FewmaskError, as_json: bool) -> NoReturn:
+    if as_json:
+        _print_json({"problems": [problem.as_dict() for problem in error.problems]})
+    for problem in error.problems:
+        print(problem, file=sys.stderr)
+    raise SystemExit(error.exit_code)
+
+
+def _is_resource_error(error: Exception) -> bool:
+    text = str(error).lower()
+    return isinstance(error, OSError) or "out of memory" in text or "not enough memory" in text
+
+
+def _out_of_memory(found: str) -> FewmaskError:
+    from fewmask.errors import ResourceError
+
+    return ResourceError.of(
+        "RESOURCES",
+        where="this machine",
+        found=found,
+        expected="enough memory and a readable, writable disk",
+        fix="a smaller --image-size or batch size, or more space; finished stages are kept",
+    )
+
+
+def _finished(path: Path) -> None:
+    _print_table(path)
+    _next(
+        f"fewmask predict {path} IMAGES -o OUT",
+        f"open {path / 'report.html'}",
+    )
+
+
+def _print_table(path: Path) -> None:
+    from fewmask.report.assemble import summary_table
+
+    print(summary_table(path))
+
+
+def _print_json(value: Any) -> None:
+    print(json.dumps(value, indent=1, default=str))
+
+
+def _next(*commands: str) -> None:
+    print("next: " + "\n      ".join(commands))
+
+
+finished: Callable[[Path], None] = _finished
+print_json: Callable[[Any], None] = _print_json

@@ -1,0 +1,88 @@
+"""The commands that start a run; every setting of a pipeline is a flag."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Group, Parameter
+from pydantic import BaseModel
+
+from fewmask.config import Settings, optional_fields, resolve
+from fewmask.pipelines import supervised_config, tags_config
+
+SETTINGS = Group("Settings (default: the preset's)", sort_key=9)
+Out = Annotated[Path | None, Parameter(name=["--out", "-o"])]
+
+TagsFlags: Any = optional_fields(tags_config.TagsConfig)
+TrainFlags: Any = optional_fields(supervised_config.SupervisedConfig)
+Flat = Parameter(name="*", group=SETTINGS)
+
+
+def tags(
+    data: Path,
+    /,
+    *,
+    out: Out = None,
+    preset: str = "fast",
+    config: Path | None = None,
+    dry_run: bool = False,
+    settings: Annotated[TagsFlags, Flat] = None,
+) -> None:
+    """Image-level tags in; masks, a trained segmenter and a report out.
+
+    Args:
+        data: positive/ and negative/ (any class-named folders), or images/ and tags.csv; masks/
+            are used for measuring only.
+        out: A new folder for the run; default runs/<data>-tags.
+        preset: smoke (seconds), fast (minutes on 2 cores), paper (as published), best (ours).
+        config: YAML file of settings; flags win over it.
+        dry_run: Print what would be done, and stop.
+    """
+    _run("tags", tags_config.TagsConfig, tags_config.PRESETS, data, out, preset, config, dry_run, settings)  # fmt: skip  # noqa: E501
+
+
+def train(
+    data: Path,
+    /,
+    *,
+    out: Out = None,
+    preset: str = "fast",
+    config: Path | None = None,
+    dry_run: bool = False,
+    settings: Annotated[TrainFlags, Flat] = None,
+) -> None:
+    """A plain supervised segmenter from images and masks: the reference, and the control.
+
+    Args:
+        data: Images and masks/ by the same stems.
+        out: A new folder for the run; default runs/<data>-train.
+        preset: smoke, fast, paper or best.
+        config: YAML file of settings; flags win over it.
+        dry_run: Print what would be done, and stop.
+    """
+    _run("train", supervised_config.SupervisedConfig, supervised_config.PRESETS, data, out, preset, config, dry_run, settings)  # fmt: skip  # noqa: E501
+
+
+def _run(
+    verb: str,
+    schema: type[Settings],
+    presets: dict[str, dict[str, Any]],
+    data: Path,
+    out: Path | None,
+    preset: str,
+    config: Path | None,
+    dry_run: bool,
+    flags: BaseModel | None,
+) -> None:
+    given = flags.model_dump(exclude_none=True) if flags else {}
+    settings = resolve(schema, presets, preset, file=config, overrides=given)
+    from fewmask.api import free_run_path
+    from fewmask.cli import finished, print_json
+    from fewmask.pipelines.running import open_data, plan, start
+
+    if dry_run:
+        print_json(plan(verb, settings, open_data(verb, data, settings)))
+        return
+    path = out or free_run_path(data, verb)
+    finished(start(verb, data, path, settings, preset=preset).path)

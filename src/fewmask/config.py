@@ -1,0 +1,232 @@
+"""Settings: one frozen schema a pipeline, read as preset < ``--config file.yaml`` < flags.
+
+A pipeline declares a :class:`Settings` subclass and a dictionary of presets. The command line, the
+YAML file, Python keywords and the web form all go through :func:`resolve`, so a setting has one
+name, one documentation string and one validation everywhere.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
+from pydantic.fields import FieldInfo
+
+from fewmask.errors import Problem, UsageError
+
+
+class Settings(BaseModel):
+    """Settings that every pipeline has; a pipeline adds its own. Frozen, strict about names."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
+    class_name: str | None = None
+    """Name of the one foreground class, where the folders say only positive and negative."""
+    class_names: tuple[str, ...] | None = None
+    """Names of the foreground classes in the order of their mask ids, where masks alone say them."""
+    group_pattern: str | None = None
+    """Regular expression on the file stem; images with the same match (a scene, a patient, a
+    county) stay on one side of every split. No match: a group of its own."""
+    image_size: int = 128
+    """Side in px to which images are resized for training and prediction; at least 32."""
+    seed: int = 0
+    """Seed of everything that is learned or drawn."""
+    split_seed: int = 0
+    """Seed of the cut into folds."""
+    folds: int = 1
+    """1: hold out one of `test_folds` parts. K of 2 or more: cross-validation, every stage made
+    again in each of the K folds."""
+    fold: int | None = None
+    """Run only this fold of the cut, counted from 0."""
+    test_folds: int = 5
+    """Without cross-validation, the held-out part is fold 0 of a cut into so many."""
+    split_file: Path | None = None
+    """CSV file with columns `id` (path below the data folder, without suffix) and `part` (train,
+    val or test): an official split, used instead of a cut."""
+    val_fraction: float = 0.1
+    """Part of the remaining images that is set aside for validation."""
+    device: str = "auto"
+    """auto, cpu, cuda, cuda:1, mps; never a silent fallback."""
+    threads: int = 0
+    """CPU threads; 0 = all cores. The number is written to the run: results are bit-identical
+    for the same number only."""
+    workers: int = 0
+    """Loader processes; the result does not depend on them."""
+    tensorboard: bool = False
+    """Also write TensorBoard events to RUN/tensorboard."""
+    stages: tuple[str, ...] = ()
+    """Run only these stages (and those that they cannot do without); empty = all of the preset."""
+    save_probs: bool = False
+    """Also keep the class probabilities of every image as RUN/probs/*.npy (float16, (K + 1, H, W))."""
+    encoder: str = "tf_efficientnet_lite0"
+    """timm's name of the encoder, or vgg16, of classifier and segmenter; or a file of weights."""
+    encoder_weights: str = "packaged"
+    """packaged (ImageNet weights of EfficientNet-Lite0, offline), imagenet (fetched on first use,
+    vgg16 only), none, or a file."""
+
+    segment_architecture: str = "unet"
+    """unet, unetplusplus, fpn, deeplabv3plus, segformer, upernet, or classic_unet (64 … 1024
+    channels, no encoder)."""
+    segment_decoder_width: int = 64
+    """Channels of the decoder's finest but one level (unet, unetplusplus); 0 = the library's own."""
+    segment_epochs: int = 12
+    """Passes over the training images, in each round."""
+    segment_batch_size: int = 16
+    """Images a step."""
+    segment_learning_rate: float = 1e-3
+    """Highest rate of the schedule."""
+    segment_optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    """How weights are updated."""
+    segment_schedule: Literal["constant", "cosine"] = "cosine"
+    """Of the learning rate."""
+    segment_weight_decay: float = 1e-2
+    """Decay of the weights."""
+    segment_loss: Literal["ce", "ce_dice", "gce"] = "ce"
+    """Cross-entropy, with Dice, or the generalised cross-entropy that forgives wrong targets."""
+    segment_ema_decay: float = 0.99
+    """The result is this moving average of the weights; 0 = the last weights."""
+    segment_flips: bool = True
+    """Mirror images and quarter turns in training (views from above); False: left-right only."""
+    segment_zoom: float = 0.25
+    """Largest relative change of scale in training."""
+    segment_rotation_degrees: float = 20.0
+    """Largest rotation in training."""
+    segment_colour: float = 0.2
+    """Strength of colour changes in training."""
+    segment_blur: float = 0.2
+    """Probability of blur or resampling in training."""
+    predict_flips: bool = True
+    """Average predictions over mirror images."""
+    predict_refine: Literal["none", "colour_model", "random_walker", "superpixel_vote"] = "none"
+    """Refinement of a predicted mask on the image's own pixels."""
+    controls_masks: tuple[int, ...] = (10,)
+    """Train the same segmenter on so many true masks, as a control; needs masks."""
+    controls_full: bool = True
+    """Train the same segmenter on all true masks of the training part, as the reference."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _encoder_may_be_a_file(cls, values: Any) -> Any:
+        encoder = values.get("encoder") if isinstance(values, dict) else None
+        if isinstance(encoder, str) and encoder.endswith((".safetensors", ".pth", ".pt")):
+            rest = {name: value for name, value in values.items() if name != "encoder"}
+            return {**rest, "encoder_weights": encoder}
+        return values
+
+    def replaced(self, **changes: Any) -> Self:
+        """A validated copy with some fields changed."""
+        return type(self).model_validate({**self.model_dump(), **changes})
+
+
+S = TypeVar("S", bound=Settings)
+
+
+def resolve(
+    schema: type[S],
+    presets: Mapping[str, Mapping[str, Any]],
+    preset: str,
+    *,
+    file: Path | None = None,
+    overrides: Mapping[str, Any] | None = None,
+) -> S:
+    """Settings from a preset, then a YAML file, then explicit values (``None`` = not given).
+
+    Raises:
+        UsageError: unknown preset or setting (with the nearest name), or a value out of range; all
+            of them at once.
+    """
+    if preset not in presets:
+        raise UsageError.of(
+            "PRESET",
+            where="--preset",
+            found=repr(preset),
+            expected="one of " + ", ".join(presets),
+            fix=_did_you_mean(preset, presets) or f"--preset {next(iter(presets))}",
+        )
+    given = {name: value for name, value in (overrides or {}).items() if value is not None}
+    values = {**presets[preset], **(read_yaml(file) if file else {}), **given}
+    try:
+        return schema.model_validate(values)
+    except ValidationError as error:
+        where = str(file) if file else "settings"
+        raise UsageError(*_problems(error, schema, where)) from None
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds one mapping of setting names to values.
+
+    Raises:
+        UsageError: the file is missing, is not YAML, or holds something else.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UsageError.of(
+            "CONFIG-FILE",
+            where=path,
+            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            expected="a readable YAML file",
+            fix="correct the path or the file's syntax",
+        ) from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UsageError.of(
+            "CONFIG-FILE",
+            where=path,
+            found=type(values).__name__,
+            expected="a mapping such as `image_size: 128`",
+            fix="write one `name: value` a line",
+        )
+    return values
+
+
+def optional_fields(schema: type[Settings]) -> type[BaseModel]:
+    """The same fields, each ``None`` unless given: what a command line or a form hands in."""
+    fields: dict[str, Any] = {
+        name: (field.annotation | None, FieldInfo(default=None, description=_help(field)))  # type: ignore[operator]
+        for name, field in schema.model_fields.items()
+    }
+    return create_model(f"{schema.__name__}Flags", __doc__=schema.__doc__, **fields)
+
+
+def _help(field: FieldInfo) -> str:
+    return " ".join((field.description or "").split())
+
+
+def _problems(error: ValidationError, schema: type[Settings], where: str) -> list[Problem]:
+    problems = []
+    for detail in error.errors():
+        name = ".".join(str(part) for part in detail["loc"]) or schema.__name__
+        if detail["type"] == "extra_forbidden":
+            nearest = _did_you_mean(name, schema.model_fields)
+            problems.append(
+                Problem(
+                    "SETTING-UNKNOWN",
+                    where,
+                    f"{name!r}",
+                    "a known setting",
+                    nearest or "`fewmask <command> --help` lists them",
+                )
+            )
+        else:
+            field = schema.model_fields.get(name.split(".")[0])
+            problems.append(
+                Problem(
+                    "SETTING-VALUE",
+                    f"{where}: {name}",
+                    repr(detail.get("input")),
+                    detail["msg"],
+                    _help(field) if field else "see --help",
+                )
+            )
+    return problems
+
+
+def _did_you_mean(name: str, known: Mapping[str, Any]) -> str | None:
+    nearest = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f"did you mean {nearest[0]!r}?" if nearest else None

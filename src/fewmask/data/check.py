@@ -1,0 +1,200 @@
+"""``fewmask check``: everything that is wrong with a data folder, found before any training.
+
+Every image and mask is decoded to its last row. Nothing is written, repaired or skipped: what is
+wrong is reported with a stable code, the file, what was found and how to mend it. The codes are
+listed in ``docs/data.md``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fewmask.data.content import (
+    Inspection,
+    compare_tags_with_masks,
+    find_duplicates,
+    inspect_all,
+)
+from fewmask.data.records import DataFolder
+from fewmask.data.scan import Scan, scan_folder
+from fewmask.errors import Problem
+
+FEWEST_PER_CLASS = 5
+_SHOWN_PER_CODE = 10
+
+
+@dataclass(frozen=True)
+class CheckReport:
+    """What :func:`check_folder` found.
+
+    Attributes:
+        counts: Numbers of ``images``, ``masks``, ``without_tag`` and ``groups``, and numbers by
+            name in ``tags``, ``sizes`` (height x width), ``formats``, ``modes``, ``mask_modes``.
+        notes: Worth knowing; nothing has to be done.
+        problems: Have to be mended before the data can be used.
+        digests: SHA-256 of the decoded pixels by sample id.
+    """
+
+    counts: dict[str, Any]
+    notes: tuple[Problem, ...]
+    problems: tuple[Problem, ...]
+    digests: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Everything, ready for JSON."""
+        return {
+            "counts": self.counts,
+            "notes": [note.as_dict() for note in self.notes],
+            "problems": [problem.as_dict() for problem in self.problems],
+            "digests": self.digests,
+        }
+
+    def text(self) -> str:
+        """Plain text for a terminal; of many problems of one code, the first ten."""
+        lines = [f"{name}: {_numbers(number)}" for name, number in self.counts.items()]
+        lines += _listed("Notes", self.notes) + _listed("Problems", self.problems)
+        if not self.problems:
+            lines.append("No problems found.")
+        return "\n".join(lines)
+
+
+def check_folder(root: Path | str, **open_kwargs: Any) -> CheckReport:
+    """Check a data folder to the last pixel.
+
+    Args:
+        root: The data folder; nothing in it is written.
+        **open_kwargs: As :func:`fewmask.data.folder.open_folder`.
+
+    Returns:
+        The report; bad data is in its ``problems``, never raised.
+
+    Raises:
+        UsageError: An argument makes no sense.
+    """
+    with warnings.catch_warnings():  # decoders warn about files that are reported below anyway
+        warnings.simplefilter("ignore")
+        scan = scan_folder(root, **open_kwargs)
+        inspections = inspect_all(scan.folder.samples)
+    problems = list(scan.problems)
+    for inspection in inspections:
+        problems += inspection.problems
+    problems += find_duplicates(inspections)
+    problems += _too_few(scan.folder)
+    notes = scan.notes + _notes(inspections)
+    if scan.folder.layout != "images" and not _values_unclear(scan):
+        conflicts, without = compare_tags_with_masks(scan.folder, scan.mask_values)
+        problems += conflicts
+        notes += _note("MASK-EMPTY", without, "a mask that lacks a tagged class",
+                       "a mask of all that is tagged", "see if it was forgotten")  # fmt: skip
+    digests = {one.sample.id: one.digest for one in inspections if one.digest}
+    return CheckReport(_count(scan.folder, inspections), tuple(notes), tuple(problems), digests)
+
+
+def _values_unclear(scan: Scan) -> bool:
+    return any(problem.code in ("MASK-VALUES", "MASK-AMBIGUOUS") for problem in scan.problems)
+
+
+def _too_few(folder: DataFolder) -> list[Problem]:
+    """Kinds of images (each tag, and no tag) with too few images to cut folds from."""
+    if folder.layout == "images":
+        return []
+    kinds = Counter(name for sample in folder.samples for name in sample.tags or ("without tag",))
+    kinds.update(dict.fromkeys(folder.class_names, 0))
+    return [
+        Problem(
+            "TOO-FEW", kind, f"{number} images", f"at least {FEWEST_PER_CLASS}",
+            "add images of this kind, or drop the class",
+        )
+        for kind, number in sorted(kinds.items())
+        if number < FEWEST_PER_CLASS
+    ]  # fmt: skip
+
+
+def _notes(inspections: Sequence[Inspection]) -> list[Problem]:
+    """What is unusual about readable files, one note per kind."""
+    images = [(one.sample.id, one.image) for one in inspections if one.image]
+    masks = [(one.sample.id, one.mask) for one in inspections if one.mask]
+    sizes = Counter(f"{image.height}x{image.width}" for _, image in images)
+    notes = _note(
+        "EXIF-ORIENTATION", [name for name, image in images if image.orientation != 1],
+        "an EXIF orientation", "pixels stored upright",
+        "nothing to do if masks were drawn on the image as displayed",
+    )  # fmt: skip
+    notes += _note(
+        "SIXTEEN-BIT", [name for name, image in images if image.bits == 16],
+        "16-bit samples", "8-bit samples", "nothing to do: 0..65535 is scaled to 0..255",
+    )  # fmt: skip
+    notes += _note(
+        "ALPHA-OPAQUE",
+        [one.sample.id for one in inspections
+         if one.digest and one.image and one.image.mode in ("RGBA", "LA", "PA")],
+        "an alpha channel without transparency", "RGB", "nothing to do: it is dropped",
+    )  # fmt: skip
+    notes += _note(
+        "MASK-PALETTE", [name for name, mask in masks if mask.mode == "P"],
+        "a palette mask", "class ids", "nothing to do: its indices are the ids",
+    )  # fmt: skip
+    if len(sizes) > 1:
+        common = ", ".join(f"{number} of {size}" for size, number in sizes.most_common(3))
+        notes.append(
+            Problem("MIXED-SIZES", "images", f"{len(sizes)} sizes: {common}", "one size",
+                    "nothing to do: images are resized for training")
+        )  # fmt: skip
+    return notes
+
+
+def _note(code: str, ids: Sequence[str], found: str, expected: str, fix: str) -> list[Problem]:
+    """One note about all samples that share a peculiarity; none without such samples."""
+    if not ids:
+        return []
+    where = ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
+    return [Problem(code, where, found, expected, fix)]
+
+
+def _count(folder: DataFolder, inspections: Sequence[Inspection]) -> dict[str, Any]:
+    images = [one.image for one in inspections if one.image]
+    masks = [one.mask for one in inspections if one.mask]
+    samples = folder.samples
+    return {
+        "images": len(samples),
+        "masks": sum(sample.mask_path is not None for sample in samples),
+        "tags": {
+            name: sum(name in sample.tags for sample in samples) for name in folder.class_names
+        },
+        "without_tag": sum(not sample.tags for sample in samples),
+        "groups": len({sample.group for sample in samples}),
+        "sizes": _tally(f"{image.height}x{image.width}" for image in images),
+        "formats": _tally(image.format for image in images),
+        "modes": _tally(image.mode for image in images),
+        "mask_modes": _tally(mask.mode for mask in masks),
+    }
+
+
+def _tally(names: Iterable[str]) -> dict[str, int]:
+    return dict(Counter(names).most_common())
+
+
+def _numbers(number: object) -> str:
+    if not isinstance(number, dict):
+        return str(number)
+    shown = [f"{name} {count}" for name, count in list(number.items())[:8]]
+    return ", ".join(shown + ["..."] * (len(number) > 8)) or "none"
+
+
+def _listed(title: str, problems: Sequence[Problem]) -> list[str]:
+    if not problems:
+        return []
+    lines, seen = ["", f"{title} ({len(problems)}):"], Counter[str]()
+    for problem in problems:
+        seen[problem.code] += 1
+        if seen[problem.code] <= _SHOWN_PER_CODE:
+            lines.append(f"  {problem}")
+    for code, number in seen.items():
+        if number > _SHOWN_PER_CODE:
+            lines.append(f"  ... and {number - _SHOWN_PER_CODE} more {code}")
+    return lines

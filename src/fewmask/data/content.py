@@ -1,0 +1,136 @@
+"""Look into the files of a scanned folder: decode every image, compare it with its mask and kin."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from fewmask.data.mask_encoding import IGNORE_INDEX, WORKERS
+from fewmask.data.records import DataFolder, Sample
+from fewmask.errors import DataError, Problem
+from fewmask.io.images import ImageHeader, read_header, read_image
+
+
+@dataclass
+class Inspection:
+    """One sample after its files were decoded.
+
+    Attributes:
+        sample: The sample.
+        image: Header of the image; None if it cannot be read.
+        mask: Header of the mask; None if there is none, or it cannot be read.
+        digest: SHA-256 of size and pixels; empty if the image cannot be decoded.
+        problems: What is wrong with the image, or between the image and its mask.
+    """
+
+    sample: Sample
+    image: ImageHeader | None = None
+    mask: ImageHeader | None = None
+    digest: str = ""
+    problems: list[Problem] = field(default_factory=list)
+
+
+def inspect_all(samples: Sequence[Sample]) -> list[Inspection]:
+    """Decode every image fully, a few at a time; damage is reported, never raised."""
+    with ThreadPoolExecutor(WORKERS) as pool:
+        return list(pool.map(_inspect, samples))
+
+
+def digest_of(image: np.ndarray) -> str:
+    """SHA-256 of an image's shape and pixels: equal pixels, equal digest, whatever the file."""
+    return hashlib.sha256(str(image.shape).encode() + image.tobytes()).hexdigest()
+
+
+def find_duplicates(inspections: Iterable[Inspection]) -> list[Problem]:
+    """Images with exactly equal pixels."""
+    copies: dict[str, list[Sample]] = defaultdict(list)
+    for inspection in inspections:
+        if inspection.digest:
+            copies[inspection.digest].append(inspection.sample)
+    return [_duplicate(samples) for samples in copies.values() if len(samples) > 1]
+
+
+def compare_tags_with_masks(
+    folder: DataFolder, values_of: Mapping[Path, Mapping[int, int]]
+) -> tuple[list[Problem], list[str]]:
+    """Compare what the tags claim with what the masks show.
+
+    Args:
+        folder: A folder whose mask values are all understood.
+        values_of: Pixels per stored value of each mask.
+
+    Returns:
+        Problems (a class in the mask that is not among the tags) and the ids of the samples
+        that lack a tagged class in their mask.
+    """
+    problems, without = [], []
+    for sample in folder.samples:
+        values = values_of.get(sample.mask_path) if sample.mask_path else None
+        if values is None:
+            continue
+        shown = _classes_shown(values, folder)
+        extra = [name for name in shown if name not in sample.tags]
+        if extra:
+            problems.append(Problem(
+                "TAG-MASK", str(sample.mask_path), f"a mask that shows {', '.join(extra)}",
+                f"only what is tagged: {', '.join(sample.tags) or 'nothing'}",
+                "correct the tags of the image, or empty the mask",
+            ))  # fmt: skip
+        elif set(sample.tags) - set(shown):
+            without.append(sample.id)
+    return problems, without
+
+
+def _inspect(sample: Sample) -> Inspection:
+    result = Inspection(sample)
+    try:
+        result.image = read_header(sample.image_path)
+        result.digest = digest_of(read_image(sample.image_path))
+    except DataError as error:
+        result.problems += error.problems
+    try:
+        result.mask = read_header(sample.mask_path) if sample.mask_path else None
+    except DataError:  # reported when its values were read
+        return result
+    if result.image and result.mask:
+        result.problems += _compare_sizes(sample, result.image, result.mask)
+    return result
+
+
+def _compare_sizes(sample: Sample, image: ImageHeader, mask: ImageHeader) -> list[Problem]:
+    size, mask_size = (image.height, image.width), (mask.height, mask.width)
+    if size == mask_size:
+        return []
+    found = f"{mask.height}x{mask.width}"
+    expected = f"{image.height}x{image.width} as {sample.image_path.name}"
+    turned = image.orientation in (5, 6, 7, 8) or mask.orientation in (5, 6, 7, 8)
+    if turned and size == mask_size[::-1]:
+        fix = "turn the mask as the image is displayed, or remove the EXIF orientation of both"
+        return [Problem("ORIENTATION", str(sample.mask_path), found, f"{expected} (turned)", fix)]
+    fix = "export the mask at the size of its image; it is never resized silently"
+    return [Problem("MASK-SIZE", str(sample.mask_path), found, expected, fix)]
+
+
+def _duplicate(samples: Sequence[Sample]) -> Problem:
+    ids = ", ".join(sample.id for sample in samples)
+    if len({frozenset(sample.tags) for sample in samples}) > 1:
+        return Problem(
+            "DUPLICATE-CONFLICT", samples[0].id, f"equal pixels under different tags: {ids}",
+            "one answer per image", "keep the copy with the right tags",
+        )  # fmt: skip
+    return Problem(
+        "DUPLICATE", samples[0].id, f"equal pixels: {ids}", "each image once",
+        "keep one of the copies; otherwise one may be trained on and the other tested on",
+    )  # fmt: skip
+
+
+def _classes_shown(values: Mapping[int, int], folder: DataFolder) -> list[str]:
+    if folder.mask_encoding == "binary255":
+        return list(folder.class_names) if 255 in values else []
+    return [folder.class_names[value - 1] for value in values if value not in (0, IGNORE_INDEX)]

@@ -1,0 +1,114 @@
+"""Training samples in an order that is a function of (seed, epoch), with or without workers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from fewmask.data.transforms import Augmentation, to_unit
+from fewmask.randomness import generator
+
+
+class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
+    """Images and their targets, augmented; indexed by (epoch, position).
+
+    Args:
+        images: (N, H, W, 3) uint8, in memory or memory-mapped.
+        targets: (N, H, W) uint8 masks with 255 = ignore, or (N, K) tags.
+        rows: Rows of both arrays that belong to the set.
+        augmentation: Applied to image and mask together.
+        seed: The run's seed.
+        name: What is trained, so that two trainings of a run draw differently.
+    """
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        targets: np.ndarray,
+        rows: Sequence[int],
+        augmentation: Augmentation,
+        *,
+        seed: int,
+        name: str,
+    ) -> None:
+        self.images, self.targets, self.rows = images, targets, list(rows)
+        self.augmentation, self.seed, self.name = augmentation, seed, name
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Image (3, H, W) float32 in [0, 1] and its int64 mask (H, W) or float32 tags (K,)."""
+        epoch, position = key
+        row = self.rows[position]
+        image, names = to_unit(self.images[row]), (self.seed, self.name, "augment", epoch, row)
+        if self.targets.ndim == 2:
+            image, _ = self.augmentation(image, None, *names)
+            return image, torch.from_numpy(self.targets[row].astype(np.float32))
+        mask = torch.from_numpy(np.ascontiguousarray(self.targets[row]))
+        image, changed = self.augmentation(image, mask, *names)
+        return image, mask.long() if changed is None else changed.long()
+
+
+class StepOrder(Sampler[list[tuple[int, int]]]):
+    """The batch of every step from ``first_step`` on, as (epoch, position) pairs.
+
+    Each epoch is a permutation drawn from (seed, name, epoch). The last, incomplete batch of an
+    epoch is left out unless it is the only one.
+
+    >>> order = StepOrder(5, 2, seed=0, name="x", total_steps=4)
+    >>> batches = list(order)
+    >>> [len(batch) for batch in batches], [batch[0][0] for batch in batches]
+    ([2, 2, 2, 2], [0, 0, 1, 1])
+    >>> list(StepOrder(5, 2, seed=0, name="x", total_steps=4, first_step=3)) == batches[3:]
+    True
+    """
+
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        seed: int,
+        name: str,
+        total_steps: int,
+        first_step: int = 0,
+    ) -> None:
+        self.size, self.batch_size = size, batch_size
+        self.seed, self.name = seed, name
+        self.total_steps, self.first_step = total_steps, first_step
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        per_epoch = steps_per_epoch(self.size, self.batch_size)
+        for step in range(self.first_step, self.total_steps):
+            epoch, place = divmod(step, per_epoch)
+            order = generator(self.seed, self.name, "order", epoch).permutation(self.size)
+            chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
+            yield [(epoch, int(position)) for position in chosen]
+
+    def __len__(self) -> int:
+        return self.total_steps - self.first_step
+
+
+def steps_per_epoch(size: int, batch_size: int) -> int:
+    """Whole batches in an epoch, at least one."""
+    return max(1, size // batch_size)
+
+
+def step_loader(
+    dataset: TrainingSet, batch_size: int, *, total_steps: int, first_step: int = 0, workers: int = 0
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The batches of all steps from ``first_step`` on; the same for any number of workers."""
+    order = StepOrder(
+        len(dataset),
+        batch_size,
+        seed=dataset.seed,
+        name=dataset.name,
+        total_steps=total_steps,
+        first_step=first_step,
+    )
+    return iter(DataLoader(dataset, batch_sampler=order, num_workers=workers))

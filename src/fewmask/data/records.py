@@ -1,0 +1,56 @@
+"""What a data folder consists of, once it is understood."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from fewmask.data.mask_encoding import MaskEncoding
+
+Layout = Literal["folders", "tags.csv", "images"]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image and what is known about it.
+
+    Attributes:
+        id: Path below the data root without suffix, for example ``positive/df001``; unique.
+        image_path: The image.
+        mask_path: Its mask, if there is one.
+        tags: Names of the classes on it; empty for a negative.
+        group: Samples of one group (patient, scene, county) are never split apart.
+    """
+
+    id: str
+    image_path: Path
+    mask_path: Path | None
+    tags: tuple[str, ...]
+    group: str
+
+
+@dataclass(frozen=True)
+class DataFolder:
+    """A user's data.
+
+    Attributes:
+        root: The folder; read only.
+        samples: Sorted by id.
+        class_names: The K foreground classes; class id = position + 1.
+        layout: How the folder is arranged.
+        mask_encoding: What the masks' values mean; None without masks.
+    """
+
+    root: Path
+    samples: tuple[Sample, ...]
+    class_names: tuple[str, ...]
+    layout: Layout
+    mask_encoding: MaskEncoding | None
+
+    def tag_matrix(self) -> np.ndarray:
+        """``(N, K)`` bool: which of the K classes is on which of the N samples."""
+        rows = [[name in sample.tags for name in self.class_names] for sample in self.samples]
+        return np.array(rows, dtype=bool).reshape(len(self.samples), len(self.class_names))

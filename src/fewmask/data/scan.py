@@ -1,0 +1,273 @@
+"""Work out what a data folder holds, and everything about its structure that is wrong."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from fewmask.data.files import Listing, child, composed, is_inside, list_images, outside
+from fewmask.data.mask_encoding import conclude_encoding, read_values
+from fewmask.data.records import DataFolder, Layout, Sample
+from fewmask.data.tags_csv import read_tags
+from fewmask.errors import Problem, UsageError
+
+
+@dataclass
+class Scan:
+    """A :class:`DataFolder` with all that is wrong or notable about its structure.
+
+    Attributes:
+        folder: The data as far as it can be understood.
+        problems: What keeps it from being used.
+        notes: What is worth knowing.
+        mask_values: Pixels per stored value of each readable mask.
+    """
+
+    folder: DataFolder
+    problems: list[Problem] = field(default_factory=list)
+    notes: list[Problem] = field(default_factory=list)
+    mask_values: dict[Path, dict[int, int]] = field(default_factory=dict)
+
+    def report(self, code: str, where: object, found: str, expected: str, fix: str) -> None:
+        """Add a problem."""
+        self.problems.append(Problem(code, str(where), found, expected, fix))
+
+    def take(self, listing: Listing) -> dict[str, Path]:
+        """Adopt a listing's problems and notes; returns its files."""
+        self.problems += listing.problems
+        if listing.skipped:
+            names = ", ".join(path.name for path in listing.skipped[:3])
+            self.notes.append(
+                Problem(
+                    "FILE-SKIPPED", str(listing.skipped[0].parent),
+                    f"{len(listing.skipped)} files that are no images by their name: {names}",
+                    "png, jpg, jpeg, tif or tiff", "nothing to do: they are ignored",
+                )
+            )  # fmt: skip
+        return listing.files
+
+
+def is_negative(folder_name: str) -> bool:
+    """Whether a folder of this name holds images without any tag.
+
+    >>> [is_negative(name) for name in ("Negative", "no_landslide", "normal", "clean")]
+    [True, True, False, True]
+    """
+    name = folder_name.casefold()
+    plain = {"negative", "negatives", "background", "none", "no", "clean"}
+    return name in plain or name.startswith(("no_", "non_", "not_"))
+
+
+def scan_folder(
+    root: Path | str,
+    *,
+    class_name: str | None = None,
+    class_names: Sequence[str] | None = None,
+    group_pattern: str | None = None,
+    require_tags: bool = True,
+) -> Scan:
+    """As :func:`open_folder`, but collect problems instead of raising them.
+
+    Raises:
+        UsageError: An argument makes no sense.
+    """
+    root = Path(root)
+    pattern = _require_options(class_name, class_names, group_pattern)
+    if class_name is not None and class_names is None:
+        wanted: tuple[str, ...] | None = (class_name,)
+    else:
+        wanted = tuple(class_names) if class_names is not None else None
+    scan = Scan(DataFolder(root, (), wanted or (), "images", None))
+    if not root.is_dir():
+        scan.report("FOLDER-MISSING", root, "no such folder", "a data folder", "check the path")
+        return scan
+    try:
+        next(root.iterdir(), None)
+    except OSError as error:
+        scan.report("FOLDER-UNREADABLE", root, error.strerror or str(error), "a readable folder",
+                    "give yourself the right to list it (chmod u+rx)")  # fmt: skip
+        return scan
+    layout, samples, found_names = _list_samples(root, pattern, scan)
+    if not samples and not scan.problems:
+        scan.report(
+            "FOLDER-EMPTY", root, "no images", "positive/ and negative/, images/, or image files",
+            "see docs/data.md for the layouts",
+        )  # fmt: skip
+    samples, names = _name_classes(samples, found_names, class_name, wanted, layout, scan)
+    samples = _pair_masks(root, samples, layout, scan)
+    scan.mask_values, unreadable = read_values([s.mask_path for s in samples if s.mask_path])
+    scan.problems += unreadable
+    reading = conclude_encoding(scan.mask_values, names)
+    scan.problems += reading.problems
+    scan.notes += reading.notes
+    if require_tags:
+        _require_two_kinds(root, layout, samples, scan)
+    scan.folder = DataFolder(root, samples, reading.class_names, layout, reading.encoding)
+    return scan
+
+
+def _require_options(
+    class_name: str | None, class_names: Sequence[str] | None, group_pattern: str | None
+) -> re.Pattern[str] | None:
+    """Refuse arguments that make no sense, all at once; returns the compiled pattern."""
+    problems = []
+    names = list(class_names) if class_names is not None else None
+    if names is not None and class_name is not None:
+        problems.append(Problem("CLASS-NAME", "class_name", "class_name and class_names",
+                                "one of them", "use class_names alone"))  # fmt: skip
+    if names is not None and (
+        not names or len(set(names)) < len(names) or "" in names or len(names) > 254
+    ):
+        problems.append(Problem("CLASS-NAMES", "class_names", str(names),
+                                "1 to 254 different names", "name each class once"))  # fmt: skip
+    if class_name == "":
+        problems.append(Problem("CLASS-NAME", "class_name", "an empty name", "a name",
+                                "leave it out or name the class"))  # fmt: skip
+    pattern = None
+    try:
+        pattern = re.compile(group_pattern) if group_pattern is not None else None
+    except re.error as error:
+        problems.append(Problem("GROUP-PATTERN", "group_pattern", f"{group_pattern!r}: {error}",
+                                "a regular expression", "for example '^[a-z]+'"))  # fmt: skip
+    if problems:
+        raise UsageError(*problems)
+    return pattern
+
+
+def _list_samples(
+    root: Path, pattern: re.Pattern[str] | None, scan: Scan
+) -> tuple[Layout, tuple[Sample, ...], tuple[str, ...] | None]:
+    """Samples without masks, and the class names that the layout itself gives."""
+    images, table_path = child(root, "images"), root / "tags.csv"
+    if table_path.exists() or images is not None:
+        folder = images or root
+        if not is_inside(folder, root) or not is_inside(table_path, root):
+            scan.problems.append(outside(folder if not is_inside(folder, root) else table_path))
+            return "images", (), None
+        files = scan.take(list_images(folder, root, recursive=images is not None))
+        if not table_path.exists():
+            return "images", _untagged(root, files, pattern), None
+        table = read_tags(table_path, files, folder)
+        scan.problems += table.problems
+        return "tags.csv", _sorted(
+            _sample(root, path, table.tags.get(key, ()), pattern, table.groups.get(key))
+            for key, path in files.items()
+        ), table.class_names  # fmt: skip
+    loose = list_images(root, root, recursive=False)
+    folders = {}
+    for path in sorted(root.iterdir()):
+        if not path.is_dir() or path.name[0] == "." or path.name.casefold() == "masks":
+            continue
+        if not is_inside(path, root):
+            scan.problems.append(outside(path))
+        elif files := scan.take(list_images(path, root)):
+            folders[composed(path.name)] = files
+    if not folders:
+        return "images", _untagged(root, scan.take(loose), pattern), None
+    scan.problems += loose.problems
+    for path in loose.files.values():
+        scan.report("IMAGE-STRAY", path, "an image beside the class folders",
+                    "every image in a class folder", "move or remove it")  # fmt: skip
+    samples = _sorted(
+        _sample(root, path, () if is_negative(name) else (name,), pattern, None)
+        for name, files in folders.items()
+        for path in files.values()
+    )
+    return "folders", samples, tuple(name for name in folders if not is_negative(name))
+
+
+def _untagged(
+    root: Path, files: dict[str, Path], pattern: re.Pattern[str] | None
+) -> tuple[Sample, ...]:
+    return _sorted(_sample(root, path, (), pattern, None) for path in files.values())
+
+
+def _sorted(samples: Iterable[Sample]) -> tuple[Sample, ...]:
+    return tuple(sorted(samples, key=lambda sample: sample.id))
+
+
+def _sample(
+    root: Path, path: Path, tags: tuple[str, ...], pattern: re.Pattern[str] | None,
+    group: str | None,
+) -> Sample:  # fmt: skip
+    identity = composed(path.relative_to(root).with_suffix("").as_posix())
+    match = pattern.search(composed(path.stem)) if pattern else None
+    if group is None and match:
+        group = (match.group(1) if match.re.groups else None) or match.group(0)
+    return Sample(identity, path, None, tags, group or identity)
+
+
+def _name_classes(
+    samples: tuple[Sample, ...], found: tuple[str, ...] | None, class_name: str | None,
+    wanted: tuple[str, ...] | None, layout: Layout, scan: Scan,
+) -> tuple[tuple[Sample, ...], tuple[str, ...] | None]:  # fmt: skip
+    """Apply ``class_name`` or ``class_names``; None if only the masks can tell."""
+    if found is None or wanted is None:
+        return samples, wanted if found is None else found
+    if class_name is not None:
+        if len(found) > 1:
+            raise UsageError.of(
+                "CLASS-NAME", where="class_name", found=f"{len(found)} classes: {', '.join(found)}",
+                expected="exactly one class to rename", fix="leave class_name out",
+            )  # fmt: skip
+        return tuple(replace(s, tags=wanted if s.tags else ()) for s in samples), wanted
+    if unknown := [name for name in found if name not in wanted]:
+        scan.report(
+            "CLASS-UNKNOWN", layout, ", ".join(unknown), f"the classes {', '.join(wanted)}",
+            "add the missing names to class_names",
+        )  # fmt: skip
+    return samples, wanted
+
+
+def _pair_masks(
+    root: Path, samples: tuple[Sample, ...], layout: Layout, scan: Scan
+) -> tuple[Sample, ...]:
+    """Give each sample its mask: ``masks/<class>/stem`` or ``masks/stem``."""
+    folder = child(root, "masks")
+    if folder is None:
+        return samples
+    if not is_inside(folder, root):
+        scan.problems.append(outside(folder))
+        return samples
+    masks = scan.take(list_images(folder, root))
+    base = root if layout == "folders" else child(root, "images") or root
+    mask_of: dict[str, Path] = {}
+    claims: dict[str, list[str]] = defaultdict(list)
+    for sample in samples:
+        candidates = [composed(sample.image_path.relative_to(base).with_suffix("").as_posix())]
+        if layout == "folders":
+            stem = candidates[0].partition("/")[2]
+            candidates += [*(f"{tag}/{stem}" for tag in sample.tags), stem]
+        if key := next((key for key in candidates if key in masks), None):
+            mask_of[sample.id] = masks[key]
+            claims[key].append(sample.id)
+    for key, path in masks.items():
+        if not claims[key]:
+            scan.report("MASK-UNPAIRED", path, "no image of this name", "one image per mask",
+                        "rename the mask like its image, or remove it")  # fmt: skip
+        elif len(claims[key]) > 1:
+            scan.report("MASK-SHARED", path, f"several images: {', '.join(claims[key])}",
+                        "one image per mask", "use masks/<class>/<name>")  # fmt: skip
+    bare = [s for s in samples if (s.tags or layout == "images") and s.id not in mask_of]
+    if mask_of and bare:
+        scan.notes.append(
+            Problem("MASK-MISSING", bare[0].id, f"{len(bare)} of {len(samples)} images whose mask "
+                    "is missing", "a mask where one is to be compared with",
+                    "nothing to do: they are left out of pixel metrics")
+        )  # fmt: skip
+    return tuple(replace(sample, mask_path=mask_of.get(sample.id)) for sample in samples)
+
+
+def _require_two_kinds(root: Path, layout: Layout, samples: tuple[Sample, ...], scan: Scan) -> None:
+    """Tags teach nothing unless there are images with and images without them."""
+    if samples and layout == "images":
+        scan.report("TAGS-MISSING", root, "images without tags", "tags of each image",
+                    "sort the images into positive/ and negative/, or add tags.csv")  # fmt: skip
+    elif samples and len({frozenset(sample.tags) for sample in samples}) == 1:
+        kind = ", ".join(samples[0].tags) or "no tag"
+        scan.report("TAGS-ONE-KIND", root, f"the same tags on all images: {kind}",
+                    "images with and images without the object",
+                    "add a folder `negative` with images that do not show it")  # fmt: skip

@@ -1,0 +1,147 @@
+"""Ranges and augmentation: what an image goes through between the disk and a network.
+
+Every random draw is seeded by the caller's names (see :mod:`fewmask.randomness`), so a sample's
+augmentation is a function of (seed, epoch, index) and of nothing else.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from fewmask import torchvision_compat
+from fewmask.randomness import seeded
+
+torchvision_compat.ensure()
+
+from torchvision import tv_tensors  # noqa: E402
+from torchvision.transforms import v2  # noqa: E402
+
+IGNORE_INDEX = 255
+
+
+def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize an (H, W, 3) uint8 image with an antialiased bilinear filter."""
+    if image.shape[:2] == (height, width):
+        return image
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Resize an (H, W) uint8 id map without inventing ids (the nearest pixel's centre)."""
+    if mask.shape == (height, width):
+        return mask
+    return np.asarray(Image.fromarray(mask).resize((width, height), Image.Resampling.NEAREST))
+
+
+def to_unit(image: np.ndarray) -> Tensor:
+    """(N, H, W, 3) or (H, W, 3) uint8 to (…, 3, H, W) float32 in [0, 1]."""
+    tensor = torch.from_numpy(np.ascontiguousarray(image))
+    return tensor.movedim(-1, -3).to(torch.float32).div_(255)
+
+
+def to_signed(image: Tensor) -> Tensor:
+    """[0, 1] to [-1, 1], the range of the translation networks."""
+    return image * 2 - 1
+
+
+def to_bytes(image: Tensor) -> np.ndarray:
+    """(N, 3, H, W) in [0, 1] to (N, H, W, 3) uint8, rounded and clipped."""
+    return image.clamp(0, 1).mul(255).round().to(torch.uint8).movedim(-3, -1).cpu().numpy()
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """How far an image and its mask are changed together; every field at 0 means not at all.
+
+    Attributes:
+        flips: Mirror images and quarter turns, each with probability 1/2 (for views from above).
+        mirror: Only the left-right mirror image (for views from the ground).
+        zoom: Largest relative change of scale; 0.3 draws from 0.7 to 1.3.
+        rotation_degrees: Largest rotation.
+        colour: Strength of the changes of brightness, contrast and saturation, as a fraction.
+        blur: Probability of a Gaussian blur or a down- and up-sampling, against networks that tell
+            classes by sharpness.
+    """
+
+    flips: bool = False
+    mirror: bool = False
+    zoom: float = 0.0
+    rotation_degrees: float = 0.0
+    colour: float = 0.0
+    blur: float = 0.0
+
+    def __call__(
+        self, image: Tensor, mask: Tensor | None, *names: int | str
+    ) -> tuple[Tensor, Tensor | None]:
+        """Augment one image and its mask under ``derive_seed(*names)``.
+
+        Args:
+            image: (3, H, W) float32 in [0, 1].
+            mask: (H, W) uint8 or int64 with 255 = ignore, or None.
+            *names: Seed, epoch, index and the like.
+
+        Returns:
+            Image in [0, 1] and mask of the same sizes; pixels that come from outside are black in
+            the image and 255 in the mask.
+        """
+        with seeded(*names):
+            picture = tv_tensors.Image(image)
+            if mask is None:
+                return self._transform()(picture).as_subclass(Tensor).clamp(0, 1), None
+            both = self._transform()(picture, tv_tensors.Mask(mask[None]))
+            return both[0].as_subclass(Tensor).clamp(0, 1), both[1].as_subclass(Tensor)[0]
+
+    def _transform(self) -> v2.Transform:
+        steps: list[v2.Transform] = []
+        if self.flips or self.mirror:
+            steps.append(v2.RandomHorizontalFlip())
+        if self.flips:
+            steps.append(v2.RandomVerticalFlip())
+            steps.append(_QuarterTurn())
+        if self.zoom or self.rotation_degrees:
+            steps.append(
+                v2.RandomAffine(
+                    degrees=self.rotation_degrees,
+                    scale=(1 - self.zoom, 1 + self.zoom),
+                    interpolation=v2.InterpolationMode.BILINEAR,
+                    fill={tv_tensors.Image: 0.0, tv_tensors.Mask: IGNORE_INDEX},
+                )
+            )
+        if self.colour:
+            steps.append(v2.ColorJitter(self.colour, self.colour, self.colour))
+        if self.blur:
+            softer = [v2.GaussianBlur(5, (0.3, 1.5)), _Resample()]
+            steps.append(v2.RandomApply([v2.RandomChoice(softer)], p=self.blur))
+        return v2.Compose([*steps, v2.Identity()])
+
+
+class _QuarterTurn(v2.Transform):
+    """A quarter turn with probability 1/2: exact for images and masks alike."""
+
+    def make_params(self, flat_inputs: list[Tensor]) -> dict[str, bool]:  # noqa: ARG002
+        return {"turn": bool(torch.rand(()) < 0.5)}
+
+    def transform(self, inpt: Tensor, params: dict[str, bool]) -> Tensor:
+        if not params["turn"]:
+            return inpt
+        return tv_tensors.wrap(torch.rot90(inpt.as_subclass(Tensor), 1, (-2, -1)), like=inpt)
+
+
+class _Resample(v2.Transform):
+    """Shrink an image by up to half and enlarge it again: the look of a coarser sensor."""
+
+    def make_params(self, flat_inputs: list[Tensor]) -> dict[str, float]:  # noqa: ARG002
+        return {"scale": float(torch.empty(()).uniform_(0.5, 0.9))}
+
+    def transform(self, inpt: Tensor, params: dict[str, float]) -> Tensor:
+        if isinstance(inpt, tv_tensors.Mask):
+            return inpt
+        height, width = inpt.shape[-2:]
+        small = [max(1, round(side * params["scale"])) for side in (height, width)]
+        shrunk = v2.functional.resize(inpt, small, antialias=True)
+        return v2.functional.resize(shrunk, [height, width], antialias=True)

@@ -1,0 +1,1 @@
+"""Evidence maps to masks: thresholds, fusion, refinement and pseudo-labels (NumPy only)."""

@@ -1,0 +1,143 @@
+"""The colour-model cut: GrabCut's idea with the evidence map as its prior.
+
+What a map marks is first described by its colours (clusters of each image's own pixels), then
+the outline is drawn where evidence, colour and image edges agree best. The energy of a mask x is
+
+    E(x) = Σ_p −x_p (λ · logit(s_p) + log P(colour_p | fg) / P(colour_p | bg))
+           + γ Σ_(p,q) exp(−β |I_p − I_q|²) |x_p − x_q|
+
+over 4-neighbours (p, q), β = 1 / (2 · mean |I_p − I_q|²). Colours and mask are re-estimated in
+turn. The cut relaxes x to [0, 1], which loses nothing: half of the relaxed optimum is a minimal
+cut, so no max-flow library is needed.
+
+Source: Rother, Kolmogorov and Blake 2004, "GrabCut", section 3; Chan, Esedoglu and Nikolova 2006,
+"Algorithms for finding global minimizers of image segmentation and denoising models", theorem 2;
+Chambolle and Pock 2011, "A first-order primal-dual algorithm for convex problems", algorithm 1.
+Differs: colour clusters instead of two Gaussian mixtures; the evidence stays in the energy as a
+soft prior instead of a box that is only used at the start.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Map = NDArray[np.float32]
+
+_TAU = 0.1  # primal step; the dual one is 1 / (8 tau), as 8 bounds the squared gradient operator
+
+
+@dataclass(frozen=True)
+class ColourModel:
+    """Settings of the cut; the defaults were measured on satellite tiles of 224 px."""
+
+    work_px: int = 112
+    """Longer side at which the cut is computed; the mask is scaled back bilinearly."""
+    clusters: int = 20
+    """Colour clusters per image (k-means in CIELAB, lightness weighted by a half)."""
+    prior_weight: float = 1.0
+    """λ: weight of the evidence map against the colours."""
+    smoothness: float = 5.0
+    """γ: cost of a unit of outline where the image is flat."""
+    smoothing_px: float = 1.0
+    """Gaussian blur of the image before its colours are compared; 0 for none."""
+    rounds: int = 3
+    """How often colours and mask are re-estimated; at least 1."""
+    steps: int = 100
+    """Primal-dual steps per round."""
+    floor: float = 0.02
+    """The evidence is clipped to [floor, 1 − floor], so that no pixel is beyond doubt."""
+
+
+def colour_cut(rgb: Map, prior: Map, settings: ColourModel | None = None) -> NDArray[np.bool_]:
+    """Mask of one image from the probability of each pixel to be foreground.
+
+    Args:
+        rgb: (H, W, 3) float32 in [0, 1].
+        prior: (H, W) float32 in [0, 1]: 0.5 is "cannot tell".
+        settings: See :class:`ColourModel`.
+
+    Returns:
+        (H, W) boolean. Deterministic. Without any pixel above 0.5 (or none below) there is
+        nothing to learn colours from, and the mask is empty (or full).
+    """
+    settings = settings or ColourModel()
+    if prior.max() <= 0.5 or prior.min() > 0.5:
+        return prior > 0.5
+    height, width = prior.shape
+    factor = min(1.0, settings.work_px / max(height, width))
+    small = (max(1, round(width * factor)), max(1, round(height * factor)))  # OpenCV: (w, h)
+    lab = cv2.cvtColor(cv2.resize(rgb, small, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2LAB)
+    if settings.smoothing_px > 0:
+        lab = cv2.GaussianBlur(lab, (0, 0), settings.smoothing_px)
+    prior = cv2.resize(prior, small, interpolation=cv2.INTER_AREA)
+
+    bounded = np.clip(prior, settings.floor, 1 - settings.floor)
+    evidence = settings.prior_weight * np.log(bounded / (1 - bounded))
+    cluster = _cluster_colours(lab, settings.clusters)
+    cost_right, cost_down = _edge_costs(lab, settings.smoothness)
+    foreground = prior
+    relaxed = prior.copy()
+    for _ in range(settings.rounds):
+        colour = _colour_log_ratio(cluster, foreground, settings.clusters)
+        relaxed = _minimise(evidence + colour, cost_right, cost_down, relaxed, settings.steps)
+        previous, foreground = foreground, (relaxed > 0.5).astype(np.float32)
+        if np.array_equal(previous, foreground):
+            break
+    full_size = cv2.resize(foreground, (width, height), interpolation=cv2.INTER_LINEAR)
+    return full_size > 0.5
+
+
+def _cluster_colours(lab: Map, clusters: int) -> NDArray[np.int32]:
+    """(H, W) index of each pixel's colour cluster; the same for the same image."""
+    colours = (lab * np.array([0.5, 1, 1], np.float32)).reshape(-1, 3)
+    stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 10, 0.5)
+    cv2.setRNGSeed(0)
+    k = min(clusters, len(colours))
+    _, label, _ = cv2.kmeans(colours, k, None, stop, 1, cv2.KMEANS_PP_CENTERS)  # type: ignore[call-overload]
+    return label.reshape(lab.shape[:2])
+
+
+def _colour_log_ratio(cluster: NDArray[np.int32], foreground: Map, clusters: int) -> Map:
+    """(H, W) log P(colour | fg) / P(colour | bg), the counts weighted by ``foreground``."""
+    pixels = cluster.size
+    total = np.bincount(cluster.ravel(), minlength=clusters).astype(np.float64)
+    inside = np.bincount(cluster.ravel(), foreground.ravel(), minlength=clusters)
+    area = inside.sum()
+    if area < 1 or pixels - area < 1:
+        return np.zeros(cluster.shape, np.float32)
+    smooth = 0.1 / clusters  # a tenth of a mean cluster, shared out: no colour is impossible
+    fg = inside / area + smooth
+    bg = (total - inside) / (pixels - area) + smooth
+    return np.log(fg / bg).astype(np.float32)[cluster]
+
+
+def _edge_costs(lab: Map, smoothness: float) -> tuple[Map, Map]:
+    """Cost of an outline between each pixel and its right (H, W-1) and lower (H-1, W) neighbour."""
+    right = np.square(np.diff(lab, axis=1)).sum(axis=2)
+    down = np.square(np.diff(lab, axis=0)).sum(axis=2)
+    mean = np.concatenate([right.ravel(), down.ravel()]).mean()
+    beta = 1 / (2 * mean + 1e-6)
+    return smoothness * np.exp(-beta * right), smoothness * np.exp(-beta * down)
+
+
+def _minimise(gain: Map, cost_right: Map, cost_down: Map, start: Map, steps: int) -> Map:
+    """The x in [0, 1] with the smallest −Σ gain · x + Σ cost · |difference of neighbours|."""
+    sigma = 1 / (8 * _TAU)
+    dual_right, dual_down = np.zeros_like(cost_right), np.zeros_like(cost_down)
+    x = start
+    ahead = start
+    for _ in range(steps):
+        dual_right = np.clip(dual_right + sigma * np.diff(ahead, axis=1), -cost_right, cost_right)
+        dual_down = np.clip(dual_down + sigma * np.diff(ahead, axis=0), -cost_down, cost_down)
+        ascent = gain.copy()
+        ascent[:, :-1] += dual_right
+        ascent[:, 1:] -= dual_right
+        ascent[:-1] += dual_down
+        ascent[1:] -= dual_down
+        x_next = np.clip(x + _TAU * ascent, 0, 1)
+        ahead, x = 2 * x_next - x, x_next
+    return x

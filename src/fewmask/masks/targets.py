@@ -1,0 +1,84 @@
+"""Class scores to training targets and to final masks, through a refinement on the image."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from fewmask.masks.refine import refine
+from fewmask.masks.threshold import otsu_value
+
+IGNORE_INDEX = 255
+
+
+def pseudo_target(
+    image: np.ndarray,
+    scores: np.ndarray,
+    *,
+    refine_method: str = "colour_model",
+    band: float = 0.0,
+    band_px: int = 0,
+) -> np.ndarray:
+    """A training target from evidence: the refined mask of each class, 255 where in doubt.
+
+    Args:
+        image: (H, W, 3) uint8.
+        scores: (K, H, W) float in [0, 1]; an all-zero map means that the class is absent.
+        refine_method: One of :data:`fewmask.masks.refine.METHODS`.
+        band: Half-width in score of the band around Otsu's threshold that is ignored.
+        band_px: Pixels on either side of a mask's outline that are ignored.
+
+    Returns:
+        (H, W) uint8 with 0, 1..K and 255.
+    """
+    masks, doubt = [], np.zeros(scores.shape[1:], bool)
+    for score in scores:
+        mask = refine(image, score, method=refine_method) if score.any() else np.zeros_like(doubt)
+        masks.append(np.asarray(mask, bool))
+        if score.any() and band:
+            doubt |= np.abs(score - otsu_value(score)) <= band
+        if band_px:
+            doubt |= _near_outline(masks[-1], band_px)
+    ids = class_ids(np.stack(masks), scores)
+    return np.where(doubt, IGNORE_INDEX, ids).astype(np.uint8)
+
+
+def refine_classes(image: np.ndarray, probs: np.ndarray, *, method: str = "none") -> np.ndarray:
+    """The most probable class of each pixel, each class's mask refined on the image.
+
+    Args:
+        image: (H, W, 3) uint8.
+        probs: (K + 1, H, W) float, background first.
+        method: One of :data:`fewmask.masks.refine.METHODS`; ``none`` is the plain arg max.
+
+    Returns:
+        (H, W) uint8 ids.
+    """
+    ids = probs.argmax(0).astype(np.uint8)
+    if method == "none":
+        return ids
+    scores = probs[1:].astype(np.float32)
+    masks = [
+        refine(image, score, method=method) if (ids == k).any() else np.zeros(ids.shape, bool)
+        for k, score in enumerate(scores, start=1)
+    ]
+    return class_ids(np.stack(masks), scores)
+
+
+def class_ids(masks: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """(K, H, W) bool masks to (H, W) uint8 ids; where several claim a pixel, the highest score.
+
+    >>> masks = np.array([[[True, False]], [[True, False]]])
+    >>> class_ids(masks, np.array([[[0.2, 0.0]], [[0.9, 0.0]]])).tolist()
+    [[2, 0]]
+    """
+    best = np.where(masks, scores + 1e-6, 0).argmax(0) + 1
+    return np.where(masks.any(0), best, 0).astype(np.uint8)
+
+
+def _near_outline(mask: np.ndarray, band_px: int) -> np.ndarray:
+    from scipy import ndimage
+
+    square = np.ones((3, 3), bool)
+    grown = ndimage.binary_dilation(mask, square, iterations=band_px)
+    shrunk = ndimage.binary_erosion(mask, square, iterations=band_px, border_value=1)
+    return np.asarray(grown & ~shrunk)

@@ -1,0 +1,1 @@
+"""Networks: nothing but nn.Module, and the functions that load weights into them."""

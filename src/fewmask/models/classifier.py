@@ -1,0 +1,151 @@
+"""Image classifiers: an image in [0, 1] to one logit per class.
+
+Every network stands behind :class:`~fewmask.models.blocks.Normalised`, so its layers are named
+``network.…``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor, nn
+
+from fewmask import torchvision_compat
+from fewmask.errors import ResourceError, UsageError
+from fewmask.models.blocks import Normalised, freeze
+from fewmask.models.weights import (
+    PACKAGED_ENCODER,
+    load_encoder,
+    load_packaged_encoder,
+    load_weights_file,
+)
+
+CLASSIFIER_TARGET_LAYER = {
+    "vgg16": "network.features.28",
+    PACKAGED_ENCODER: "network.bn2",
+}
+"""The layer at which an attribution looks by default.
+
+VGG16: the last convolution, before its ReLU, as in Score-CAM. EfficientNet-Lite0: the last
+normalisation with its ReLU6; only global average pooling and the linear head follow, so that the
+logit is linear in it and the plain CAM is exact. (``network.conv_head`` lies before the ReLU6.)
+"""
+
+
+def vgg16_classifier(
+    num_outputs: int = 2, weights: Path | Literal["imagenet"] | None = None
+) -> Normalised:
+    """VGG16 whose last layer is replaced by 4096 → 256 → ``num_outputs``; only that is trained.
+
+    Frozen are the convolutions, fc6 and fc7. Their dropouts stay active in training mode. With
+    two outputs there are 135,309,890 parameters, 1,049,346 of them trained. Any image size from
+    32 px works: features are pooled to 7 x 7.
+
+    Args:
+        num_outputs: Number of logits.
+        weights: ``"imagenet"`` fetches torchvision's weights on first use; a file holds
+            torchvision's VGG16 state dict; ``None`` leaves random weights.
+
+    Raises:
+        ResourceError: ``"imagenet"`` could not be fetched.
+        UsageError: There is no such file.
+        CheckpointError: The file is damaged or is not a VGG16.
+
+    Shapes:
+        image (N, 3, H, W) float in [0, 1] -> logits (N, num_outputs).
+
+    Source: Simonyan & Zisserman 2015, table 1 column D, with the head of the tags pipeline.
+    """
+    torchvision_compat.ensure()
+    from torchvision.models import vgg16
+
+    network = vgg16(weights=None)
+    if weights is not None:
+        state = _fetch_vgg16() if weights == "imagenet" else load_weights_file(Path(weights))
+        load_encoder(network, state, where=weights, head="classifier.6")
+    freeze(network.features, network.classifier)
+    network.classifier[6] = nn.Sequential(
+        nn.Linear(4096, 256), nn.ReLU(), nn.Linear(256, num_outputs)
+    )
+    return Normalised(network)
+
+
+def efficientnet_classifier(num_outputs: int, *, pretrained: bool) -> Normalised:
+    """EfficientNet-Lite0 with a fresh linear head; every parameter is trained.
+
+    Args:
+        num_outputs: Number of logits.
+        pretrained: Load the packaged ImageNet weights below the head.
+
+    Raises:
+        ResourceError: ``pretrained``, and the weights' package is not installed.
+
+    Shapes:
+        image (N, 3, H, W) float in [0, 1] -> logits (N, num_outputs).
+    """
+    classifier = timm_classifier(PACKAGED_ENCODER, num_outputs, None)
+    if pretrained:
+        load_packaged_encoder(classifier.network)
+    return classifier
+
+
+def timm_classifier(name: str, num_outputs: int, weights_file: Path | None) -> Normalised:
+    """Any classifier of timm, by name, with a fresh linear head; every parameter is trained.
+
+    Args:
+        name: timm's name, for example ``resnet50``.
+        num_outputs: Number of logits.
+        weights_file: State dict of that network under timm's names, or ``None`` for random
+            weights.
+
+    Raises:
+        UsageError: timm has no such network, or there is no such file.
+        CheckpointError: The file is damaged or holds another network.
+
+    Shapes:
+        image (N, 3, H, W) float in [0, 1] -> logits (N, num_outputs).
+    """
+    check_timm_name(name)
+    import timm
+
+    network = timm.create_model(name, pretrained=False, num_classes=num_outputs)
+    config: Any = network.pretrained_cfg
+    if weights_file is not None:
+        weights = load_weights_file(weights_file)
+        load_encoder(network, weights, where=weights_file, head=config["classifier"])
+    return Normalised(network, config["mean"], config["std"])
+
+
+def check_timm_name(name: str) -> None:
+    """Raise UsageError, with the closest names, unless timm has a network called ``name``."""
+    torchvision_compat.ensure()
+    import difflib
+
+    import timm
+
+    if not timm.is_model(name):
+        close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
+        raise UsageError.of(
+            "ENCODER-NAME",
+            where="encoder",
+            found=repr(name),
+            expected="the name of a network in timm",
+            fix=f"use {' or '.join(close)}" if close else f"use {PACKAGED_ENCODER}",
+        )
+
+
+def _fetch_vgg16() -> dict[str, Tensor]:
+    from torchvision.models import VGG16_Weights
+
+    try:
+        return dict(VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True))
+    except (OSError, RuntimeError) as error:  # no network, no disk, or a download that was cut
+        raise ResourceError.of(
+            "WEIGHTS-DOWNLOAD",
+            where=VGG16_Weights.IMAGENET1K_V1.url,
+            found=f"{type(error).__name__}: {error}",
+            expected="torchvision's VGG16 weights (528 MB), fetched once",
+            fix="fetch that file elsewhere and give --encoder path/to/vgg16.pth, "
+            "or use the packaged encoder (--preset fast)",
+        ) from error

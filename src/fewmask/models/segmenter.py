@@ -1,0 +1,195 @@
+"""Segmenters: an image in [0, 1] of any size to one logit per pixel and class."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from fewmask.errors import UsageError
+from fewmask.models.blocks import Normalised, Padded
+from fewmask.models.classifier import check_timm_name
+from fewmask.models.weights import (
+    PACKAGED_ENCODER,
+    load_encoder,
+    load_packaged_encoder,
+    load_weights_file,
+)
+
+ARCHITECTURES = ("unet", "unetplusplus", "fpn", "deeplabv3plus", "segformer", "upernet")
+STRIDE_PX = 32
+
+
+def build_segmenter(
+    architecture: str = "unet",
+    encoder: str = PACKAGED_ENCODER,
+    *,
+    num_classes: int,
+    in_channels: int = 3,
+    pretrained: bool,
+    decoder_channels: Sequence[int] | None = None,
+    weights_file: Path | None = None,
+) -> Normalised:
+    """A decoder of segmentation_models_pytorch on an encoder of timm. Downloads nothing.
+
+    Normalisation is inside, with the encoder's own mean and standard deviation (repeated in
+    turn beyond three channels). An image whose sides are not multiples of 32 is padded by
+    reflection and the logits are cropped.
+
+    Args:
+        architecture: One of :data:`ARCHITECTURES`.
+        encoder: timm's name of the encoder.
+        num_classes: Number of logits per pixel, background included (K + 1).
+        in_channels: Channels of the image.
+        pretrained: Load the packaged ImageNet weights; for ``tf_efficientnet_lite0`` with three
+            channels only.
+        decoder_channels: Widths of the decoder from coarse to fine, five of them, for ``unet``
+            and ``unetplusplus``; ``None`` keeps the library's (256, 128, 64, 32, 16).
+        weights_file: State dict of the encoder under timm's names, instead of the packaged one.
+
+    Raises:
+        UsageError: The names or their combination are not possible.
+        ResourceError: ``pretrained``, and the weights' package is not installed.
+        CheckpointError: ``weights_file`` is damaged or holds another network.
+
+    Shapes:
+        image (N, in_channels, H, W) float in [0, 1] -> logits (N, num_classes, H, W).
+    """
+    _check_request(architecture, encoder, in_channels, pretrained, decoder_channels, weights_file)
+    check_timm_name(encoder)
+    import segmentation_models_pytorch as smp
+
+    classes = {
+        "unet": smp.Unet,
+        "unetplusplus": smp.UnetPlusPlus,
+        "fpn": smp.FPN,
+        "deeplabv3plus": smp.DeepLabV3Plus,
+        "segformer": smp.Segformer,
+        "upernet": smp.UPerNet,
+    }
+    decoder = {"decoder_channels": tuple(decoder_channels)} if decoder_channels else {}
+    network = classes[architecture](
+        encoder_name=f"tu-{encoder}",
+        encoder_weights=None,
+        in_channels=in_channels,
+        classes=num_classes,
+        **decoder,
+    )
+    if pretrained:
+        load_packaged_encoder(network.encoder.model)
+    if weights_file is not None:
+        load_encoder(network.encoder.model, load_weights_file(weights_file), where=weights_file)
+    config = network.encoder.model.default_cfg
+    return Normalised(
+        Padded(network, STRIDE_PX),
+        mean=[config["mean"][i % 3] for i in range(in_channels)],
+        std=[config["std"][i % 3] for i in range(in_channels)],
+    )
+
+
+def _check_request(
+    architecture: str,
+    encoder: str,
+    in_channels: int,
+    pretrained: bool,
+    decoder_channels: Sequence[int] | None,
+    weights_file: Path | None,
+) -> None:
+    if architecture not in ARCHITECTURES:
+        raise UsageError.of(
+            "ARCHITECTURE",
+            where="architecture",
+            found=repr(architecture),
+            expected=f"one of {', '.join(ARCHITECTURES)}",
+            fix="choose one of them",
+        )
+    if decoder_channels and architecture not in {"unet", "unetplusplus"}:
+        raise UsageError.of(
+            "DECODER-CHANNELS",
+            where="decoder_channels",
+            found=f"{tuple(decoder_channels)} for {architecture!r}",
+            expected="decoder widths for unet or unetplusplus only",
+            fix="leave decoder_channels out",
+        )
+    if pretrained and weights_file is not None:
+        raise UsageError.of(
+            "ENCODER-WEIGHTS",
+            where="encoder",
+            found="both packaged weights and a weights file",
+            expected="one of them",
+            fix="set pretrained to false",
+        )
+    if pretrained and (encoder != PACKAGED_ENCODER or in_channels != 3):
+        raise UsageError.of(
+            "ENCODER-WEIGHTS",
+            where="encoder",
+            found=f"pretrained {encoder!r} with {in_channels} channels",
+            expected=f"{PACKAGED_ENCODER!r} with 3 channels, the only packaged weights",
+            fix="set pretrained to false, or give the encoder's weights as a file",
+        )
+
+
+class ClassicUNet(nn.Module):
+    """The first U-Net: five levels of two 3x3 convolutions with ReLU, joined by concatenation.
+
+    Args:
+        in_channels: Channels of the image.
+        num_classes: Number of logits per pixel, background included.
+        width: Channels of the finest level; each coarser level doubles them.
+
+    Source: Ronneberger et al. 2015, figure 1; initial weights and dropout from section 3.
+    Differs: Convolutions are padded, so the logits have the image's size.
+    """
+
+    def __init__(self, in_channels: int, num_classes: int, width: int = 64) -> None:
+        super().__init__()
+        widths = [width * 2**level for level in range(5)]
+        self.down = nn.ModuleList(
+            _double_conv(before, after)
+            for before, after in zip([in_channels, *widths[:-1]], widths, strict=True)
+        )
+        self.up = nn.ModuleList(
+            nn.ConvTranspose2d(2 * after, after, 2, stride=2) for after in widths[-2::-1]
+        )
+        self.merge = nn.ModuleList(_double_conv(2 * after, after) for after in widths[-2::-1])
+        self.pool = nn.MaxPool2d(2)
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Conv2d(width, num_classes, 1)
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Image (N, in_channels, H, W), sides multiples of 16 -> logits (N, num_classes, H, W)."""
+        features = self.down[0](image)
+        skips = []
+        for level in self.down[1:]:
+            skips.append(features)
+            features = level(self.pool(features))
+        features = self.dropout(features)
+        for up, merge in zip(self.up, self.merge, strict=True):
+            features = merge(torch.cat([skips.pop(), up(features)], dim=1))
+        return self.head(features)
+
+
+def classic_unet(in_channels: int, num_classes: int, width: int = 64) -> Normalised:
+    """:class:`ClassicUNet` for images of any size, the supervised reference of the tags pipeline.
+
+    Shapes:
+        image (N, in_channels, H, W) float in [0, 1] -> logits (N, num_classes, H, W).
+    """
+    half = [0.5] * in_channels
+    return Normalised(Padded(ClassicUNet(in_channels, num_classes, width), 16), half, half)
+
+
+def _double_conv(before: int, after: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(before, after, 3, padding=1),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(after, after, 3, padding=1),
+        nn.ReLU(inplace=True),
+    )

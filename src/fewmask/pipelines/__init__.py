@@ -1,0 +1,1 @@
+"""One file = one published system; each reads top to bottom."""

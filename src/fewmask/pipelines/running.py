@@ -1,0 +1,327 @@
+"""Start a run, resume it, finish it: the same for every pipeline."""
+
+from __future__ import annotations
+
+import importlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+
+from fewmask.config import Settings, resolve
+from fewmask.data.check import check_folder
+from fewmask.data.folder import DataFolder, open_folder
+from fewmask.errors import DataError, UsageError
+from fewmask.report.assemble import write_report
+from fewmask.training.checkpoint import load_weights, save_weights, write_atomically
+from fewmask.training.device import choose_device
+from fewmask.training.evaluation import Evaluation
+from fewmask.training.run_folder import RunFolder, refuse_inside
+from fewmask.training.segmenting import SegmenterPredictor, write_manifest
+from fewmask.training.signals import stop_on_signals
+from fewmask.training.workspace import Workspace, require_stages, run_stages, selected_stages
+
+PIPELINES = {
+    "tags": ("fewmask.pipelines.tags", "TagsConfig"),
+    "train": ("fewmask.pipelines.supervised", "SupervisedConfig"),
+}
+"""Command to module and class of its settings."""
+
+TOLERATED = {"DUPLICATE", "DUPLICATE-CONFLICT", "TOO-FEW"}
+"""Findings of the data check that are told but do not stop a run: copies are kept on one side."""
+
+
+def pipeline_of(name: str) -> tuple[ModuleType, type[Settings]]:
+    """The module of a pipeline and the class of its settings.
+
+    Raises:
+        UsageError: no such pipeline.
+    """
+    if name not in PIPELINES:
+        raise UsageError.of(
+            "PIPELINE",
+            where="run.yaml",
+            found=repr(name),
+            expected="one of " + ", ".join(PIPELINES),
+            fix="use the version of fewmask that made the run",
+        )
+    module_name, schema = PIPELINES[name]
+    module = importlib.import_module(module_name)
+    return module, getattr(module, schema)
+
+
+def open_data(pipeline: str, root: Path, config: Settings) -> DataFolder:
+    """The data folder as the settings describe it."""
+    return open_folder(
+        root,
+        class_name=config.class_name,
+        class_names=config.class_names,
+        group_pattern=config.group_pattern,
+        require_tags=pipeline == "tags",
+    )
+
+
+def plan(pipeline: str, config: Settings, data: DataFolder) -> dict[str, Any]:
+    """What a run would do, resolved; the answer to ``--dry-run``.
+
+    Raises:
+        UsageError: stages that cannot run without others.
+    """
+    module, _ = pipeline_of(pipeline)
+    stages = _stages(module, config)
+    device = choose_device(config.device)
+    return {
+        "pipeline": pipeline,
+        "data": {
+            "root": str(data.root),
+            "layout": data.layout,
+            "images": len(data.samples),
+            "with a tag": sum(bool(s.tags) for s in data.samples),
+            "masks": sum(s.mask_path is not None for s in data.samples),
+            "classes": list(data.class_names),
+        },
+        "device": str(device),
+        "folds": _folds(config),
+        "stages": stages,
+        "settings": config.model_dump(mode="json"),
+    }
+
+
+def start(
+    pipeline: str, root: Path, out: Path, config: Settings, *, preset: str, synthetic: bool = False
+) -> RunFolder:
+    """Check the data, make the run folder, and run.
+
+    Raises:
+        FewmaskError: see :mod:`fewmask.errors`; nothing was trained if it is a DataError.
+    """
+    module, _ = pipeline_of(pipeline)
+    _stages(module, config)
+    device = choose_device(config.device)
+    refuse_inside(out, root)
+    if out.exists():
+        RunFolder.require_free(out)
+    data = open_data(pipeline, root, config)
+    refuse_bad_data(root, config, pipeline)
+    threads = config.threads or torch.get_num_threads()
+    config = config.replaced(threads=threads)
+    run = RunFolder.create(
+        out,
+        {
+            "pipeline": pipeline,
+            "preset": preset,
+            "data": str(root.resolve()),
+            "device": str(device),
+            "synthetic": synthetic,
+            "settings": config.model_dump(mode="json"),
+        },
+    )
+    return _work_through(run, module, config, data, device)
+
+
+def resume(path: Path) -> RunFolder:
+    """Go on with a run: finished stages are kept, the one under way continues where it was saved.
+
+    Raises:
+        FewmaskError: no such run, its data has gone, or a stage fails.
+    """
+    run = RunFolder.open(path)
+    module, schema = pipeline_of(str(run.record["pipeline"]))
+    config = resolve(schema, {"run.yaml": {}}, "run.yaml", overrides=run.record["settings"])
+    device = choose_device(config.device)
+    data = open_data(str(run.record["pipeline"]), Path(run.record["data"]), config)
+    return _work_through(run, module, config, data, device)
+
+
+def refuse_bad_data(root: Path, config: Settings, pipeline: str) -> None:
+    """Decode everything once and refuse all at once what would fail or mislead later.
+
+    Raises:
+        DataError: with every problem of the folder.
+    """
+    report = check_folder(
+        root,
+        class_name=config.class_name,
+        class_names=config.class_names,
+        group_pattern=config.group_pattern,
+        require_tags=pipeline == "tags",
+    )
+    problems = [problem for problem in report.problems if problem.code not in TOLERATED]
+    if problems:
+        raise DataError(*problems)
+
+
+def _stages(module: ModuleType, config: Settings) -> list[str]:
+    possible = module.stages_of(config)
+    wanted = config.stages or possible
+    selected = selected_stages(module.STAGES, wanted, module.ALWAYS)
+    selected = [name for name in selected if name in possible or name in config.stages]
+    require_stages(selected, {k: v for k, v in module.NEEDS.items() if k in selected})
+    return selected
+
+
+def _folds(config: Settings) -> list[int]:
+    if config.fold is not None:
+        count = config.folds if config.folds > 1 else config.test_folds
+        if config.fold >= count:
+            raise UsageError.of(
+                "FOLD",
+                where="--fold",
+                found=config.fold,
+                expected=f"0 to {count - 1}",
+                fix="--folds K cuts K folds",
+            )
+        return [config.fold]
+    return list(range(config.folds)) if config.folds > 1 else [0]
+
+
+def _work_through(
+    run: RunFolder, module: ModuleType, config: Settings, data: DataFolder, device: torch.device
+) -> RunFolder:
+    torch.set_num_threads(config.threads)
+    selected = _stages(module, config)
+    folds = _folds(config)
+    with run.locked(), stop_on_signals(), run.reporting():
+        run.log(
+            f"{run.record['pipeline']} ({run.record['preset']}) on {device}, "
+            f"{config.threads} threads: {len(data.samples)} images, "
+            f"classes {', '.join(data.class_names)}"
+        )
+        works = []
+        for fold in folds:
+            folder = f"fold-{fold}" if len(folds) > 1 else ""
+            work = Workspace(run, config, data, device, fold, folder)
+            run_stages(work, module.STAGES, selected)
+            works.append(work)
+        finish(works, module)
+    return run
+
+
+def finish(works: Sequence[Workspace], module: ModuleType) -> None:
+    """Pool the folds; write metrics.json, manifest.csv, weights and report."""
+    first = works[0]
+    run = first.run
+    evaluation = Evaluation.read([work.stages["evaluate"] for work in works])
+    rows = [
+        {**facts, "metrics": evaluation.metrics(i)} for i, facts in enumerate(evaluation.candidates)
+    ]
+    result = evaluation.result
+    summary = {
+        "class_names": evaluation.class_names,
+        "n": len(evaluation.ids),
+        "metrics": rows[result]["metrics"] if result is not None else {},
+        "rows": rows,
+        "minutes": round(_total(works, "seconds", sum) / 60, 2),
+        "peak_gb": _total(works, "peak_gb", max),
+    }
+    write_atomically(run.path / "metrics.json", json.dumps(summary, indent=1).encode())
+    manifest = [r for work in works for r in work.stages["export"].read_json("manifest.json")]
+    write_manifest(run.path / "masks" / "manifest.csv", manifest)
+    _write_weights(first, module, summary["metrics"])
+    if first.config.tensorboard:
+        write_tensorboard(run)
+    write_report(works, evaluation, summary, module)
+
+
+def _write_weights(work: Workspace, module: ModuleType, metrics: Mapping[str, Any]) -> None:
+    """The final segmenter and its card in ``weights/``; for the published chain the card only."""
+    folder = work.run.path / "weights"
+    folder.mkdir(exist_ok=True)
+    predictor = module.predictor_of(work)
+    config = work.config
+    card = {
+        "kind": "evidence",
+        "class_names": list(work.class_names),
+        "image_size": config.image_size,
+        "encoder": config.encoder,
+        "encoder_weights": config.encoder_weights,
+        "input": "RGB in [0, 1]; normalisation is inside the network",
+        "licence": "derived from your data and from the encoder's weights",
+        "metrics": dict(metrics),
+    }
+    if isinstance(predictor, SegmenterPredictor):
+        save_weights(folder / "segmenter.safetensors", predictor.network)
+        card |= {
+            "kind": "segmenter",
+            "architecture": config.segment_architecture,
+            "decoder_width": config.segment_decoder_width,
+            "flips": config.predict_flips,
+            "refine": config.predict_refine,
+        }
+    write_atomically(folder / "card.json", json.dumps(card, indent=1).encode())
+
+
+def restore_workspace(run: RunFolder, device: torch.device) -> tuple[Workspace, ModuleType]:
+    """The finished stages of a run's first fold, to predict with; no data folder is opened.
+
+    Raises:
+        UsageError: the run is not finished.
+    """
+    module, schema = pipeline_of(str(run.record["pipeline"]))
+    config = resolve(schema, {"run.yaml": {}}, "run.yaml", overrides=run.record["settings"])
+    card = read_card(run)
+    data = DataFolder(Path(run.record["data"]), (), tuple(card["class_names"]), "images", None)
+    folds = _folds(config)
+    folder = f"fold-{folds[0]}" if len(folds) > 1 else ""
+    work = Workspace(run, config, data, device, folds[0], folder)
+    for number, spec in enumerate(module.STAGES, start=1):
+        path = run.path / ("" if spec.shared else folder) / f"{number}-{spec.name}"
+        if (path / "DONE.json").is_file():
+            key = json.loads((path / "DONE.json").read_text())["key"]
+            work.stages[spec.name] = run.stage(
+                number, spec.name, key, folder="" if spec.shared else folder
+            )
+    return work, module
+
+
+def read_card(run: RunFolder) -> dict[str, Any]:
+    """``weights/card.json`` of a finished run.
+
+    Raises:
+        UsageError: the run has not come that far.
+    """
+    try:
+        return dict(json.loads((run.path / "weights" / "card.json").read_text()))
+    except (OSError, ValueError):
+        raise UsageError.of(
+            "RUN-UNFINISHED",
+            where=run.path,
+            found=f"state {run.status.get('state')!r}, no weights/card.json",
+            expected="a finished run",
+            fix=f"fewmask resume {run.path}",
+        ) from None
+
+
+def predictor_of_run(run: RunFolder, device: torch.device) -> Any:
+    """The run's predictor, from ``weights/`` alone where it is a segmenter.
+
+    Raises:
+        UsageError: the run is not finished.
+        CheckpointError: its weights are damaged.
+    """
+    card = read_card(run)
+    work, module = restore_workspace(run, device)
+    if card["kind"] != "segmenter":
+        return module.predictor_of(work)
+    from fewmask.training.segmenting import new_segmenter
+
+    network = new_segmenter(work.config, len(card["class_names"]) + 1, pretrained=False)
+    load_weights(run.path / "weights" / "segmenter.safetensors", network)
+    return SegmenterPredictor(
+        network.to(device).eval(), card["image_size"], card["flips"], card["refine"]
+    )
+
+
+def _total(works: Sequence[Workspace], fact: str, how: Any) -> float:
+    stages = {stage.label: stage for work in works for stage in work.stages.values()}
+    return float(how(stage.facts[fact] for stage in stages.values()))
+
+
+def write_tensorboard(run: RunFolder) -> None:
+    """The numbers of ``metrics.jsonl`` as TensorBoard events in ``RUN/tensorboard``."""
+    from fewmask.report.tensorboard import write_events
+
+    write_events(run.path / "metrics.jsonl", run.path / "tensorboard")

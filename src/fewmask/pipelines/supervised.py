@@ -1,0 +1,106 @@
+"""The plain supervised segmenter: the reference of every table, and the control on k masks.
+
+=========  ==================  ==============================
+stage      reads               writes
+=========  ==================  ==============================
+prepare    images              images.npy, digests.json
+split      masks, groups       split.json, split.csv
+segment    images and masks    segmenter.safetensors
+evaluate   test images         confusion.npy, evaluation.json
+export     segmenter, images   RUN/masks, RUN/weights
+=========  ==================  ==============================
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from fewmask.errors import DataError
+from fewmask.pipelines.supervised_config import PRESETS, SupervisedConfig
+from fewmask.training.evaluation import Candidate, measure, trivial_controls
+from fewmask.training.run_folder import Stage
+from fewmask.training.segmenting import (
+    SegmenterPredictor,
+    balanced_rows,
+    export_masks,
+    few_mask_rows,
+    fit_segmenter,
+    load_segmenter,
+    rows_with_masks,
+    true_targets,
+)
+from fewmask.training.workspace import StageSpec, Workspace, prepare, split
+
+__all__ = ["ALWAYS", "NEEDS", "PRESETS", "STAGES", "SupervisedConfig", "predictor_of", "stages_of"]
+
+
+def train_segmenter(work: Workspace, stage: Stage) -> None:
+    """Train on the masks of the training part, or on ``masks`` of them."""
+    masked = rows_with_masks(work, "train", "val")
+    if not masked:
+        raise DataError.of(
+            "NO-MASKS",
+            where=work.data.root,
+            found="no mask in the training part",
+            expected="masks/ with the stems of the images",
+            fix="add masks, or `fewmask tags` if there are image-level tags only",
+        )
+    chosen = few_mask_rows(work, work.config.masks) if work.config.masks else masked
+    rows = balanced_rows(work, chosen)
+    fit_segmenter(work, stage, true_targets(work, rows), rows, "segmenter")
+    stage.write_json("masks_used.json", [work.data.samples[row].id for row in chosen])
+
+
+def evaluate(work: Workspace, stage: Stage) -> None:
+    """Measure the segmenter and the trivial controls on the held-out images."""
+    predictor = predictor_of(work)
+    used = len(work.stages["segment"].read_json("masks_used.json"))
+    result = Candidate(
+        f"segmenter on {used} true masks",
+        "result",
+        lambda _, image: predictor.mask(image),
+        masks_used=used,
+    )
+    measure(work, stage, [*trivial_controls(len(work.class_names) + 1), result])
+
+
+def export(work: Workspace, stage: Stage) -> None:
+    """Masks of all images, the trained weights and their card."""
+    export_masks(work, stage, predictor_of(work))
+
+
+def predictor_of(work: Workspace) -> SegmenterPredictor:
+    """What ``fewmask predict`` applies."""
+    return load_segmenter(work, work.stages["segment"].path / "segmenter.safetensors")
+
+
+def panels(work: Workspace, row: int, size: tuple[int, ...]) -> list[tuple[str, np.ndarray]]:  # noqa: ARG001
+    """No evidence comes before the prediction."""
+    return []
+
+
+def bill(works: Sequence[Workspace]) -> list[tuple[str, str, str]]:
+    """Every label that went into the result: (what, labels, source)."""
+    used = [len(work.stages["segment"].read_json("masks_used.json")) for work in works]
+    lines = [("pixel masks", ", ".join(map(str, used)), "your data, training part of each fold")]
+    if works[0].config.encoder_weights != "none":
+        lines.append(("weights of the encoder", "1.28 million image-level tags", "ImageNet-1k"))
+    return lines
+
+
+STAGES = (
+    StageSpec("prepare", prepare, shared=True),
+    StageSpec("split", split, reads=("prepare",)),
+    StageSpec("segment", train_segmenter, reads=("prepare", "split"), settings=("masks",)),
+    StageSpec("evaluate", evaluate, reads=("split", "segment"), settings=("predict",)),
+    StageSpec("export", export, reads=("segment",), settings=("predict",)),
+)
+ALWAYS = ("prepare", "split", "segment", "evaluate", "export")
+NEEDS: dict[str, tuple[str, ...]] = {}
+
+
+def stages_of(config: SupervisedConfig) -> list[str]:  # noqa: ARG001 - all, whatever the settings
+    """All stages, in running order."""
+    return [spec.name for spec in STAGES]

@@ -1,0 +1,197 @@
+"""Settings and presets of pipeline ``tags``; the stages are in :mod:`fewmask.pipelines.tags`.
+
+Apart from the stages so that ``--help``, a form or a check of a settings file need no torch.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from fewmask.config import Settings
+
+
+class TagsConfig(Settings):
+    """Settings of pipeline ``tags``; sources are the sections of the first landslide study."""
+
+    translate_kind: Literal["cyclegan", "attention"] = "attention"
+    """cyclegan: the published generator; attention: out = m G(x) + (1 - m) x, so m is a mask."""
+    translate_image_size: int = Field(64, ge=32)
+    """Side in px at which images are translated. Published: 512 (3.3)."""
+    translate_width: int = 16
+    """Channels of the generators' finest level. Published: 64."""
+    translate_blocks: int = 3
+    """Residual blocks. Published: 10."""
+    translate_discriminator_width: int = 32
+    """Channels of the discriminators' first layer. Published: 64."""
+    translate_steps: int = 500
+    """Optimiser steps; 0 = translate_epochs instead."""
+    translate_epochs: int = 0
+    """Passes over the larger domain. Published: 550, of which 450 was best (3.3)."""
+    translate_batch_size: int = 8
+    """Images of each domain a step. Published: 6 (3.3)."""
+    translate_micro_batch_size: int = 0
+    """Images of each domain in memory at once; gradients are accumulated, exactly. 0 = all."""
+    translate_learning_rate: float = 2e-4
+    """Adam's rate, betas (0.5, 0.999) (3.3)."""
+    translate_lambda_cycle: float = 10.0
+    """Weight of the cycle loss. Not published; CycleGAN's default."""
+    translate_lambda_identity: float = 5.0
+    """Weight of the identity loss. Not published; CycleGAN's default."""
+    translate_lambda_area: float = 0.0
+    """Weight of |mean attention of a batch - translate_area|; attention generators only."""
+    translate_area: float = 0.1
+    """Fraction of a positive image that the object is expected to cover; attention only."""
+    translate_lambda_variation: float = 0.0
+    """Weight of the attention's total variation; attention generators only."""
+    translate_pool: int = 50
+    """Images kept to show the discriminators again. Not published; CycleGAN's default."""
+
+    augment_images: int = 0
+    """Positives made from negatives with gen_ba and added to the classifier's training.
+    Published: 400 (4.2)."""
+    augment_reject_file: Path | None = None
+    """Text file with the ids of generated images to leave out, one a line. Published: 10."""
+
+    classify_loss: Literal["binary", "cross_entropy"] = "binary"
+    """binary: a sigmoid for each tag; cross_entropy: one softmax over none and the tags."""
+    classify_epochs: int = 6
+    """Passes over the training images. Published: 100, of which 20 was best (3.3)."""
+    classify_batch_size: int = 32
+    """Images a step (3.3)."""
+    classify_learning_rate: float = 1e-3
+    """Highest rate. Published: 0.001 (3.3)."""
+    classify_optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    """Published: sgd with momentum 0.9 (3.3)."""
+    classify_schedule: Literal["constant", "cosine"] = "cosine"
+    """Of the rate."""
+    classify_weight_decay: float = 1e-2
+    """Decay of the weights."""
+    classify_keep: Literal["last", "best"] = "last"
+    """last, or best by tag accuracy on the validation part. Published: best (3.3)."""
+    classify_validate_every_epochs: int = 1
+    """Published: a checkpoint every 10 epochs."""
+    classify_augment: bool = True
+    """Flips, zoom, colour, and blur against classifiers that tell tags by sharpness."""
+
+    cam_method: Literal["cam", "grad_cam", "grad_cam_pp", "layer_cam", "score_cam"] = "cam"
+    """Published: score_cam; the published baseline is grad_cam."""
+    cam_weighting: Literal["cic", "softmax"] = "cic"
+    """Of Score-CAM: increase of confidence (the paper) or softmax (its authors' code)."""
+    cam_layer: str | None = None
+    """Dotted name of the classifier's layer; default: the last convolutional one."""
+    cam_image_size: int = 0
+    """Side in px of the classifier's input for the maps; 0 = image_size."""
+    cam_scales: tuple[float, ...] = (1.0, 1.5, 2.0)
+    """Input scales whose maps are averaged."""
+    cam_flip: bool = True
+    """Average with the mirror image's map."""
+    cam_max_masks: int | None = None
+    """Score-CAM: cluster the channel masks into so many by k-means; None = exact."""
+
+    difference_scale: Literal["absolute", "minmax"] = "absolute"
+    """Grey difference as a fraction of the full range, or min-max per image. Not published; the
+    published threshold makes sense with absolute."""
+    pseudo_fusion: Literal[
+        "none", "intersection", "union", "product", "mean", "geometric_mean", "hysteresis"
+    ] = "geometric_mean"
+    """How the two maps become one score; none = the CAM alone."""
+    cam_threshold: float | None = None
+    """Threshold on the CAM; None = Otsu, label-free. Published: 0.4 (grid 0.1 ... 0.6)."""
+    difference_threshold: float | None = None
+    """Threshold on the difference map; None = Otsu, label-free. Published: 0.08."""
+    threshold_masks: int = 0
+    """How many true masks the two thresholds were chosen on: part of the label cost."""
+
+    pseudo_refine: Literal["none", "colour_model", "random_walker", "superpixel_vote"] = (
+        "colour_model"
+    )
+    """Refinement of the fused score on the image's own pixels."""
+    pseudo_band: float = 0.0
+    """Half-width, in score, of the band around the threshold that is ignored in training."""
+    pseudo_band_px: int = 2
+    """Pixels on either side of a pseudo-mask's outline that are ignored in training."""
+    segment_rounds: int = 2
+    """Rounds of: train, predict the training images, refine, train anew."""
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "image_size": 64,
+        "translate_image_size": 32,
+        "translate_width": 8,
+        "translate_blocks": 1,
+        "translate_discriminator_width": 8,
+        "translate_steps": 20,
+        "classify_epochs": 3,
+        "classify_batch_size": 16,
+        "cam_scales": (1.0, 2.0),
+        "pseudo_fusion": "none",
+        "segment_epochs": 4,
+        "segment_batch_size": 8,
+        "segment_rounds": 1,
+        "segment_decoder_width": 16,
+        "segment_ema_decay": 0.9,
+        "controls_masks": (),
+        "controls_full": False,
+    },
+    "fast": {},
+    "paper": {
+        "folds": 10,
+        "image_size": 512,
+        "encoder": "vgg16",
+        "encoder_weights": "imagenet",
+        "translate_kind": "cyclegan",
+        "translate_image_size": 512,
+        "translate_width": 64,
+        "translate_blocks": 10,
+        "translate_discriminator_width": 64,
+        "translate_steps": 0,
+        "translate_epochs": 550,
+        "translate_batch_size": 6,
+        "translate_micro_batch_size": 1,
+        "augment_images": 400,
+        "classify_loss": "cross_entropy",
+        "classify_epochs": 100,
+        "classify_learning_rate": 1e-3,
+        "classify_optimizer": "sgd",
+        "classify_schedule": "constant",
+        "classify_weight_decay": 0.0,
+        "classify_keep": "best",
+        "classify_validate_every_epochs": 10,
+        "classify_augment": False,
+        "cam_method": "score_cam",
+        "cam_scales": (1.0,),
+        "cam_flip": False,
+        "pseudo_fusion": "intersection",
+        "cam_threshold": 0.4,
+        "difference_threshold": 0.08,
+        "pseudo_refine": "none",
+        "segment_rounds": 0,
+        "segment_architecture": "classic_unet",
+        "segment_ema_decay": 0.0,
+        "segment_batch_size": 4,
+        "segment_optimizer": "adam",
+        "segment_learning_rate": 1e-4,
+        "segment_schedule": "constant",
+        "segment_weight_decay": 0.0,
+        "predict_flips": False,
+        "controls_masks": (),
+    },
+    "best": {
+        "image_size": 224,
+        "translate_image_size": 128,
+        "translate_width": 32,
+        "translate_blocks": 6,
+        "translate_discriminator_width": 64,
+        "translate_steps": 6000,
+        "classify_epochs": 12,
+        "cam_image_size": 256,
+        "segment_epochs": 25,
+        "segment_rounds": 3,
+        "segment_decoder_width": 64,
+        "controls_masks": (5, 10, 30),
+    },
+}

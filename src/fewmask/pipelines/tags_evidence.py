@@ -1,0 +1,277 @@
+"""Third part of pipeline ``tags``: the tag classifier, and the two maps that it and gen_ab give.
+
+Source: Wang et al. 2020 (Score-CAM, arXiv 1910.01279); sections 1.3.3, 3.2.2 and 3.4 of the first
+landslide study.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fewmask.attribution.cam import compute_cam, find_layer, multi_scale_cam
+from fewmask.data.loading import TrainingSet
+from fewmask.data.transforms import Augmentation, resize_image, to_bytes, to_signed, to_unit
+from fewmask.errors import DataError
+from fewmask.io.images import read_image
+from fewmask.masks.fuse import difference_map
+from fewmask.models.classifier import (
+    CLASSIFIER_TARGET_LAYER,
+    efficientnet_classifier,
+    timm_classifier,
+    vgg16_classifier,
+)
+from fewmask.models.cyclegan import translate
+from fewmask.pipelines.tags_config import TagsConfig
+from fewmask.pipelines.tags_translation import load_generator, shrink
+from fewmask.randomness import seed_all
+from fewmask.training.checkpoint import load_weights, save_weights
+from fewmask.training.fit import FitSettings, fit
+from fewmask.training.inference import predict_tags
+from fewmask.training.loop import Loop
+from fewmask.training.run_folder import Stage
+from fewmask.training.segmenting import weights_file
+from fewmask.training.workspace import Workspace
+
+
+def new_classifier(config: TagsConfig, num_classes: int, *, pretrained: bool = True) -> nn.Module:
+    """The tag classifier that the settings describe: image in [0, 1] to logits.
+
+    Args:
+        config: Reads ``encoder``, ``encoder_weights`` and ``classify_loss``.
+        num_classes: K tags.
+        pretrained: False when trained weights are loaded afterwards.
+    """
+    outputs = num_classes + (config.classify_loss == "cross_entropy")
+    file = weights_file(config) if pretrained else None
+    if config.encoder == "vgg16":
+        download = "imagenet" if config.encoder_weights == "imagenet" and pretrained else None
+        return vgg16_classifier(outputs, file or download)
+    if config.encoder in CLASSIFIER_TARGET_LAYER and file is None:
+        return efficientnet_classifier(
+            outputs, pretrained=pretrained and config.encoder_weights == "packaged"
+        )
+    return timm_classifier(config.encoder, outputs, file)
+
+
+def tag_loss(kind: str) -> Any:
+    """``(logits, tags)`` to a scalar; tags (N, K) float32 in {0, 1}."""
+    if kind == "binary":
+        return F.binary_cross_entropy_with_logits
+
+    def softmax_loss(logits: Tensor, tags: Tensor) -> Tensor:
+        none = 1 - tags.sum(1, keepdim=True)
+        return F.cross_entropy(logits, torch.cat([none, tags], 1).argmax(1))
+
+    return softmax_loss
+
+
+def train_classifier(work: Workspace, stage: Stage) -> None:
+    """Fine-tune on the tags of the training part and of the images generated from it."""
+    config: TagsConfig = work.config
+    exclusive = config.classify_loss == "cross_entropy"
+    if exclusive and work.tags.sum(1).max() > 1:
+        worst = work.data.samples[int(work.tags.sum(1).argmax())]
+        raise DataError.of(
+            "TAGS-SEVERAL",
+            where=worst.id,
+            found=f"tags {', '.join(worst.tags)}",
+            expected="at most one tag an image, for classify_loss cross_entropy",
+            fix="--classify-loss binary",
+        )
+    images, tags, rows = work.images, work.tags, work.rows("train")
+    if "augment" in work.stages:
+        images, tags, rows = _with_generated(work, rows)
+    seed_all(config.seed, stage.label, "weights")
+    network = new_classifier(config, len(work.class_names))
+    augmentation = Augmentation()
+    if config.classify_augment:
+        augmentation = Augmentation(
+            flips=config.segment_flips, mirror=True, zoom=0.3, colour=0.2, blur=0.5
+        )
+    held_out = work.rows("val")
+
+    def accuracy(judged: nn.Module) -> float:
+        probs = predict_tags(judged, work.images, held_out, exclusive=exclusive, device=work.device)
+        return float(((probs > 0.5) == work.tags[held_out]).mean())
+
+    fit(
+        stage,
+        network,
+        TrainingSet(images, tags, rows, augmentation, seed=config.seed, name=stage.label),
+        tag_loss(config.classify_loss),
+        FitSettings(
+            epochs=config.classify_epochs,
+            batch_size=config.classify_batch_size,
+            learning_rate=config.classify_learning_rate,
+            optimizer=config.classify_optimizer,
+            schedule=config.classify_schedule,
+            weight_decay=config.classify_weight_decay,
+            keep=config.classify_keep,
+            validate_every_epochs=config.classify_validate_every_epochs,
+        ),
+        seed=config.seed,
+        device=work.device,
+        score=accuracy if held_out else None,
+        workers=config.workers,
+    )
+    save_weights(stage.path / "classifier.safetensors", network)
+    probs = predict_tags(
+        network, work.images, range(len(work.images)), exclusive=exclusive, device=work.device
+    )
+    np.save(stage.path / "tag_probs.npy", probs)
+    test = work.rows("test")
+    hits = ((probs[test] > 0.5) == work.tags[test]).mean(0)
+    stage.write_json("accuracy.json", dict(zip(work.class_names, map(float, hits), strict=True)))
+
+
+def _with_generated(work: Workspace, rows: list[int]) -> tuple[np.ndarray, np.ndarray, list[int]]:
+    """Images, tags and training rows with the kept generated positives behind the real ones."""
+    stage = work.stages["augment"]
+    kept = [record for record in stage.read_json("generated.json") if record["kept"]]
+    if not kept:
+        return work.images, work.tags, rows
+    size = work.config.image_size
+    extra = [
+        resize_image(read_image(stage.path / (record["id"] + ".png")), size, size)
+        for record in kept
+    ]
+    tags = np.zeros((len(kept), len(work.class_names)), bool)
+    tags[:, 0] = True
+    first = len(work.images)
+    return (
+        np.concatenate([work.images, np.stack(extra)]),
+        np.concatenate([work.tags, tags]),
+        [*rows, *range(first, first + len(kept))],
+    )
+
+
+class EvidenceMaker(NamedTuple):
+    """The trained networks of this fold that turn an image into evidence."""
+
+    classifier: nn.Module
+    gen_ab: nn.Module | None
+    config: TagsConfig
+    device: torch.device
+
+    @classmethod
+    def of(cls, work: Workspace) -> EvidenceMaker:
+        """Load them."""
+        classifier = new_classifier(work.config, len(work.class_names), pretrained=False)
+        load_weights(work.stages["classify"].path / "classifier.safetensors", classifier)
+        gen_ab = load_generator(work, "gen_ab") if "translate" in work.stages else None
+        return cls(classifier.to(work.device).eval(), gen_ab, work.config, work.device)
+
+    @torch.no_grad()
+    def tags(self, image: Tensor) -> np.ndarray:
+        """(N, 3, S, S) float32 in [0, 1] to the predicted tags (N, K) bool."""
+        logits = self.classifier(image.to(self.device))
+        exclusive = self.config.classify_loss == "cross_entropy"
+        probs = logits.softmax(1)[:, 1:] if exclusive else logits.sigmoid()
+        return (probs > 0.5).cpu().numpy()
+
+    def cams(self, image: Tensor, tags: np.ndarray, method: str | None = None) -> np.ndarray:
+        """One map for each tag that an image has.
+
+        Args:
+            image: (N, 3, S, S) float32 in [0, 1].
+            tags: (N, K) bool.
+            method: Another CAM than the settings' (for the published baseline).
+
+        Returns:
+            (N, K, S, S) float32 in [0, 1]; zero where the tag is absent.
+        """
+        config, size = self.config, image.shape[-1]
+        layer = config.cam_layer or CLASSIFIER_TARGET_LAYER.get(config.encoder)
+        options: dict[str, Any] = {"target_layer": find_layer(self.classifier, layer)}
+        if (method or config.cam_method) == "score_cam":
+            options |= {"weighting": config.cam_weighting, "max_masks": config.cam_max_masks}
+        cams = np.zeros((*tags.shape, size, size), np.float32)
+        big = image.to(self.device)
+        if config.cam_image_size:
+            sides = (config.cam_image_size, config.cam_image_size)
+            big = F.interpolate(big, sides, mode="bilinear", align_corners=False)
+        for k in range(tags.shape[1]):
+            chosen = np.flatnonzero(tags[:, k])
+            if len(chosen) == 0:
+                continue
+            index = k + (config.classify_loss == "cross_entropy")
+            options |= {"class_index": index, "method": method or config.cam_method}
+            if config.cam_scales == (1.0,) and not config.cam_flip:
+                cam = compute_cam(self.classifier, big[chosen], **options)
+            else:
+                cam = multi_scale_cam(
+                    self.classifier,
+                    big[chosen],
+                    scales=config.cam_scales,
+                    flip=config.cam_flip,
+                    **options,
+                )
+            cams[chosen, k] = shrink(cam[:, None], size)[:, 0].clamp(0, 1).cpu().numpy()
+        return cams
+
+    @torch.no_grad()
+    def differences(self, image: Tensor) -> np.ndarray:
+        """(N, 3, S, S) float32 in [0, 1] to the difference maps (N, S, S) float32 in [0, 1]."""
+        size = image.shape[-1]
+        if self.gen_ab is None:
+            return np.zeros((len(image), size, size), np.float32)
+        small = shrink(image, self.config.translate_image_size).to(self.device)
+        fake, _ = translate(self.gen_ab, to_signed(small))
+        changed = np.stack(
+            [
+                difference_map(before, after, scale=self.config.difference_scale)
+                for before, after in zip(to_bytes(small), to_bytes((fake + 1) / 2), strict=True)
+            ]
+        )
+        maps = F.interpolate(
+            torch.from_numpy(changed)[:, None], (size, size), mode="bilinear", align_corners=False
+        )
+        return maps[:, 0].clamp(0, 1).numpy()
+
+
+def make_evidence(work: Workspace, stage: Stage) -> None:
+    """CAMs and difference maps: training images by their tags, test images by predicted tags."""
+    config: TagsConfig = work.config
+    maker = EvidenceMaker.of(work)
+    probs = np.load(work.stages["classify"].path / "tag_probs.npy")
+    test = set(work.rows("test"))
+    known = np.array([probs[i] > 0.5 if i in test else work.tags[i] for i in range(len(probs))])
+    rows = [row for row in range(len(known)) if known[row].any() or row in test]
+    size, (n, k) = config.image_size, known.shape
+    shapes: dict[str, tuple[int, ...]] = {
+        "cams": (n, k, size, size),
+        "differences": (n, size, size),
+    }
+    if config.cam_method == "score_cam":
+        shapes["grad_cams"] = (n, k, size, size)  # the published baseline
+    arrays = {}
+    for name, shape in shapes.items():
+        path = stage.path / f"{name}.npy"
+        fresh = not path.exists()
+        arrays[name] = np.lib.format.open_memmap(
+            path, "w+" if fresh else "r+", np.float16, shape if fresh else None
+        )
+    chunks = [rows[i : i + 8] for i in range(0, len(rows), 8)]
+    loop = Loop(
+        stage,
+        len(chunks),
+        seed=config.seed,
+        state={},
+        unit="batch",
+        before_save=lambda: [array.flush() for array in arrays.values()] and None,
+    )
+    for step in loop:
+        chunk = chunks[step]
+        image = to_unit(work.images[chunk])
+        arrays["cams"][chunk] = maker.cams(image, known[chunk])
+        arrays["differences"][chunk] = maker.differences(image)
+        if "grad_cams" in arrays:
+            arrays["grad_cams"][chunk] = maker.cams(image, known[chunk], "grad_cam")
+    for array in arrays.values():
+        array.flush()
+    np.save(stage.path / "known_tags.npy", known)

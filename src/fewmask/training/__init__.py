@@ -1,0 +1,1 @@
+"""The parts of a training loop that have no paper in them."""

@@ -1,0 +1,189 @@
+"""Candidates measured on the held-out images: one confusion matrix per image, all else from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from fewmask.data.folder import read_target
+from fewmask.io.images import read_image
+from fewmask.metrics.confusion import confusion_matrix, summarise
+from fewmask.metrics.controls import all_background, centre_prior, otsu_of_grey
+from fewmask.training.loop import Loop
+from fewmask.training.run_folder import Stage
+from fewmask.training.workspace import Workspace
+
+Kind = Literal["result", "evidence", "control", "reference", "oracle"]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Something that makes masks, to be measured as one row of the table.
+
+    Attributes:
+        name: Of the row.
+        kind: ``result`` is the pipeline's answer.
+        mask_of: Row number and image (H, W, 3) uint8 to ids (H, W).
+        threshold_choice: ``label_free`` or ``n masks``.
+        masks_used: Pixel masks that went into it: its label cost.
+        note: A remark for the reader.
+    """
+
+    name: str
+    kind: Kind
+    mask_of: Callable[[int, np.ndarray], np.ndarray] = field(repr=False)
+    threshold_choice: str = "label_free"
+    masks_used: int = 0
+    note: str = ""
+
+    def facts(self) -> dict[str, Any]:
+        """All but the function."""
+        return {k: v for k, v in asdict(self).items() if k != "mask_of"}
+
+
+def trivial_controls(num_classes: int) -> list[Candidate]:
+    """All background, the centre prior, and Otsu of the grey image (as class 1)."""
+    return [
+        Candidate("all background", "control", lambda _, image: all_background(image.shape[:2])),
+        Candidate(
+            "centre prior",
+            "control",
+            lambda _, image: np.asarray(centre_prior(image.shape[:2])).astype(np.uint8),
+            note="a disc over a quarter of every image" + _as_class_one(num_classes),
+        ),
+        Candidate(
+            "Otsu of the grey image",
+            "control",
+            lambda _, image: np.asarray(otsu_of_grey(image)).astype(np.uint8),
+            note="the brighter side" + _as_class_one(num_classes),
+        ),
+    ]
+
+
+def _as_class_one(num_classes: int) -> str:
+    return "" if num_classes == 2 else ", called class 1"
+
+
+def measured_rows(work: Workspace) -> list[int]:
+    """Test rows whose truth is known: a mask, or no tag in data that has tags and masks."""
+    return [
+        row
+        for row in work.rows("test")
+        if work.data.samples[row].mask_path is not None
+        or (
+            work.data.mask_encoding is not None
+            and work.data.layout != "images"
+            and not work.tags[row].any()
+        )
+    ]
+
+
+def measure(work: Workspace, stage: Stage, candidates: Sequence[Candidate]) -> None:
+    """Measure every candidate on the test images that have a truth, at their own sizes.
+
+    Writes ``confusion.npy`` (candidates, images, C, C) int64 and ``evaluation.json``.
+    """
+    rows = measured_rows(work)
+    num_classes = len(work.class_names) + 1
+    shape = (len(candidates), len(rows), num_classes, num_classes)
+    path = stage.path / "confusion.npy"
+    matrices = np.zeros(shape, np.int64)
+    if rows:
+        fresh = not path.exists()
+        matrices = np.lib.format.open_memmap(
+            path, "w+" if fresh else "r+", np.int64, shape if fresh else None
+        )
+        loop = Loop(
+            stage,
+            len(rows),
+            seed=work.config.seed,
+            state={},
+            before_save=matrices.flush,
+            unit="test image",
+        )
+        for i in loop:
+            sample = work.data.samples[rows[i]]
+            image, target = read_image(sample.image_path), read_target(sample, work.data)
+            for c, candidate in enumerate(candidates):
+                mask = candidate.mask_of(rows[i], image)
+                matrices[c, i] = confusion_matrix(target, mask, num_classes)
+        matrices.flush()
+    samples = [work.data.samples[row] for row in rows]
+    record = {
+        "class_names": list(work.class_names),
+        "ids": [sample.id for sample in samples],
+        "groups": [sample.group for sample in samples],
+        "candidates": [candidate.facts() for candidate in candidates],
+    }
+    stage.write_json("evaluation.json", record)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What :func:`measure` found, over one fold or pooled over several.
+
+    Attributes:
+        class_names: The K foreground classes.
+        ids: Test images.
+        groups: The group of each.
+        candidates: Facts of each row of the table.
+        matrices: (candidates, images, C, C) int64.
+    """
+
+    class_names: list[str]
+    ids: list[str]
+    groups: list[str]
+    candidates: list[dict[str, Any]]
+    matrices: np.ndarray
+
+    @classmethod
+    def read(cls, stages: Sequence[Stage]) -> Evaluation:
+        """The evaluation of one fold, or the pooled one of several."""
+        records = [stage.read_json("evaluation.json") for stage in stages]
+        first = records[0]
+        names = [c["name"] for c in first["candidates"]]
+        shared = [n for n in names if all(n in _names(record) for record in records)]
+        size = len(first["class_names"]) + 1
+        parts = []
+        for stage, record in zip(stages, records, strict=True):
+            if record["ids"]:
+                matrices = np.load(stage.path / "confusion.npy")
+                parts.append(matrices[[_names(record).index(name) for name in shared]])
+        empty = np.zeros((len(shared), 0, size, size), np.int64)
+        return cls(
+            class_names=first["class_names"],
+            ids=[i for record in records for i in record["ids"]],
+            groups=[g for record in records for g in record["groups"]],
+            candidates=[c for c in first["candidates"] if c["name"] in shared],
+            matrices=np.concatenate(parts, axis=1) if parts else empty,
+        )
+
+    def metrics(self, index: int, *, bootstrap: int = 1000) -> dict[str, Any]:
+        """All named scores of one row; empty if there were no true masks."""
+        if not self.ids:
+            return {}
+        return dict(
+            summarise(
+                self.matrices[index], self.class_names, groups=self.groups, bootstrap=bootstrap
+            )
+        )
+
+    @property
+    def result(self) -> int | None:
+        """Index of the pipeline's answer."""
+        kinds = [candidate["kind"] for candidate in self.candidates]
+        return kinds.index("result") if "result" in kinds else None
+
+    def image_scores(self, index: int) -> list[float | None]:
+        """Foreground IoU of each image, classes pooled; None where truth and mask are empty."""
+        m = self.matrices[index].astype(np.float64)  # (images, C, C)
+        hit = np.einsum("icc->ic", m)[:, 1:].sum(1)
+        union = m.sum((1, 2)) - m[:, 0, 0]
+        return [float(h / u) if u else None for h, u in zip(hit, union, strict=True)]
+
+
+def _names(record: dict[str, Any]) -> list[str]:
+    return [candidate["name"] for candidate in record["candidates"]]

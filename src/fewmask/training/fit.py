@@ -1,0 +1,183 @@
+"""Fit a classifier or a segmenter: the supervised training that all pipelines share."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from fewmask.data.loading import TrainingSet, step_loader, steps_per_epoch
+from fewmask.training.loop import Loop
+from fewmask.training.run_folder import Stage
+
+
+@dataclass(frozen=True)
+class FitSettings:
+    """How long and how fast.
+
+    Attributes:
+        epochs: Passes over the training rows.
+        batch_size: Images a step.
+        learning_rate: Highest rate of the schedule.
+        optimizer: ``sgd`` has momentum 0.9; ``adam`` and ``adamw`` torch's defaults.
+        weight_decay: L2 penalty (``sgd``, ``adam``) or decoupled decay (``adamw``).
+        schedule: ``constant``, or ``cosine`` to zero after a linear rise over 5 % of the steps.
+        ema_decay: Weights averaged over steps are the result if > 0.
+        micro_batch_size: Largest number of images at once; gradients are accumulated over the
+            batch. 0 = the whole batch.
+        keep: ``last`` weights, or the ``best`` by the validation score.
+        validate_every_epochs: How often the validation score is taken.
+        max_gradient_norm: Gradients are scaled down to it.
+    """
+
+    epochs: int
+    batch_size: int
+    learning_rate: float
+    optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
+    weight_decay: float = 0.0
+    schedule: Literal["constant", "cosine"] = "cosine"
+    ema_decay: float = 0.0
+    micro_batch_size: int = 0
+    keep: Literal["last", "best"] = "last"
+    validate_every_epochs: int = 1
+    max_gradient_norm: float = math.inf
+
+
+class Best:
+    """The weights with the highest score so far."""
+
+    def __init__(self) -> None:
+        self.score, self.step = -math.inf, -1
+        self.weights: dict[str, Tensor] = {}
+
+    def offer(self, score: float, step: int, network: nn.Module) -> None:
+        """Keep a copy of ``network``'s weights if ``score`` is the highest."""
+        if score > self.score:
+            self.score, self.step = score, step
+            self.weights = {k: v.detach().cpu().clone() for k, v in network.state_dict().items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Score, step and weights."""
+        return {"score": self.score, "step": self.step, "weights": self.weights}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Put them back."""
+        self.score, self.step = state_dict["score"], state_dict["step"]
+        self.weights = state_dict["weights"]
+
+
+def fit(
+    stage: Stage,
+    network: nn.Module,
+    dataset: TrainingSet,
+    loss_function: Callable[[Tensor, Tensor], Tensor],
+    settings: FitSettings,
+    *,
+    seed: int,
+    device: torch.device,
+    name: str = "steps",
+    score: Callable[[nn.Module], float] | None = None,
+    workers: int = 0,
+) -> nn.Module:
+    """Train ``network`` on ``dataset`` inside a resumable loop.
+
+    Args:
+        stage: Holds checkpoints and records.
+        network: image (N, 3, H, W) in [0, 1] to logits; changed in place.
+        dataset: Images and targets.
+        loss_function: ``(logits, target)`` to a scalar, a mean over the batch.
+        settings: Length, rates, averaging.
+        seed: The run's seed.
+        device: Where to train.
+        name: Tells several trainings of a stage apart.
+        score: Validation score of a network, higher is better; never sees test data.
+        workers: Loader processes; the result does not depend on them.
+
+    Returns:
+        The network with its final weights (EMA or best if asked for), in eval mode.
+    """
+    network.to(device).train()
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    optimizer = _optimizer(settings, parameters)
+    per_epoch = steps_per_epoch(len(dataset), settings.batch_size)
+    total_steps = settings.epochs * per_epoch
+    state: dict[str, Any] = {"network": network, "optimizer": optimizer}
+    if settings.ema_decay:
+        average = AveragedModel(
+            network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True
+        )
+        state["ema"] = average
+    if settings.keep == "best":
+        state["best"] = Best()
+    loop = Loop(stage, total_steps, seed=seed, state=state, name=name, save_every_steps=per_epoch)
+    batches = None
+    for step in loop:
+        if batches is None:  # the loop knows only now where it goes on
+            batches = step_loader(
+                dataset,
+                settings.batch_size,
+                total_steps=total_steps,
+                first_step=step,
+                workers=workers,
+            )
+        image, target = (tensor.to(device) for tensor in next(batches))
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * _schedule(settings.schedule, step, total_steps)
+        optimizer.zero_grad(set_to_none=True)
+        total = 0.0
+        for part, part_target in _micro_batches(image, target, settings.micro_batch_size):
+            loss = loss_function(network(part), part_target) * (len(part) / len(image))
+            loop.require_finite(loss=loss)
+            loss.backward()  # type: ignore[no-untyped-call]
+            total += loss.item()
+        loop.step_optimizer(optimizer, max_norm=settings.max_gradient_norm)
+        if settings.ema_decay:
+            state["ema"].update_parameters(network)
+        values = {"loss": total}
+        epoch, place = divmod(step + 1, per_epoch)
+        if score and place == 0 and epoch % settings.validate_every_epochs == 0:
+            judged = state["ema"].module if settings.ema_decay else network
+            judged.eval()
+            values["score"] = score(judged)
+            network.train()
+            if settings.keep == "best":
+                state["best"].offer(values["score"], step, judged)
+        loop.record(**values)
+    if settings.ema_decay:
+        network.load_state_dict(state["ema"].module.state_dict())
+    if settings.keep == "best" and state["best"].weights:
+        network.load_state_dict(state["best"].weights)
+    return network.eval()
+
+
+def _optimizer(settings: FitSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    common: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=0.9, **common)
+    if settings.optimizer == "adam":
+        return torch.optim.Adam(parameters, **common)
+    return torch.optim.AdamW(parameters, **common)
+
+
+def _schedule(kind: str, step: int, total_steps: int) -> float:
+    """Factor on the learning rate at a step, in (0, 1].
+
+    >>> [round(_schedule("cosine", step, 100), 2) for step in (0, 4, 5, 52, 99)]
+    [0.2, 1.0, 1.0, 0.51, 0.0]
+    """
+    if kind == "constant":
+        return 1.0
+    rise = max(1, total_steps // 20)
+    if step < rise:
+        return (step + 1) / rise
+    return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total_steps - rise)))
+
+
+def _micro_batches(image: Tensor, target: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
+    size = size or len(image)
+    return list(zip(image.split(size), target.split(size), strict=True))

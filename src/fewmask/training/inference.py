@@ -1,0 +1,66 @@
+"""Networks applied to many images: batches, mirrored views, memory-mapped results."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fewmask.data.transforms import to_unit
+
+
+@torch.no_grad()
+def predict_probs(
+    network: nn.Module, image: Tensor, *, flips: bool = False, device: torch.device | None = None
+) -> Tensor:
+    """Class probabilities of a segmenter.
+
+    Args:
+        network: In eval mode; image to logits (N, C, H, W).
+        image: (N, 3, H, W) float32 in [0, 1].
+        flips: Average over the image and its left-right and upside-down mirror images.
+        device: Where the network is; default: the device of its first parameter.
+
+    Returns:
+        (N, C, H, W) float32 on the CPU, softmax over C.
+    """
+    device = device or next(network.parameters()).device
+    image = image.to(device)
+    views: list[tuple[int, ...]] = [(), (-1,), (-2,)] if flips else [()]
+    total = sum(
+        network(image.flip(dims) if dims else image).softmax(1).flip(dims) for dims in views
+    )
+    return (total / len(views)).float().cpu()
+
+
+@torch.no_grad()
+def predict_tags(
+    network: nn.Module,
+    images: np.ndarray,
+    rows: Sequence[int],
+    *,
+    exclusive: bool,
+    device: torch.device,
+    batch_size: int = 64,
+) -> np.ndarray:
+    """Probability of each tag.
+
+    Args:
+        network: Classifier in eval mode.
+        images: (N, H, W, 3) uint8.
+        rows: Which of them.
+        exclusive: Logits are [none, tag 1, …] under a softmax; otherwise one sigmoid a tag.
+        device: Where the network is.
+        batch_size: Images at once.
+
+    Returns:
+        (len(rows), K) float32.
+    """
+    found = []
+    for first in range(0, len(rows), batch_size):
+        image = to_unit(images[list(rows[first : first + batch_size])]).to(device)
+        logits = network(image).float()
+        found.append(logits.softmax(1)[:, 1:] if exclusive else logits.sigmoid())
+    return torch.cat(found).cpu().numpy() if found else np.zeros((0, 0), np.float32)

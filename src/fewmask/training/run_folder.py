@@ -1,0 +1,344 @@
+"""A run on disk: settings, status, log, one numbered folder per stage, and the lock.
+
+::
+
+    RUN/
+      run.yaml          command, resolved settings, versions, seed, threads: reproduces the run
+      status.json       state, stage and process        log.txt   metrics.jsonl
+      1-split/ …        one folder per stage; DONE.json closes it (key of its inputs, SHA-256 of its files)
+      checkpoints/      of the stage under way          weights/  safetensors + card.json
+      masks/ samples/   pictures and pseudo-masks       report.html
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fewmask.errors import DataError, FewmaskError, Interrupted, UsageError
+from fewmask.training.checkpoint import disk_error, sha256_file, sync, write_atomically
+
+DONE = "DONE.json"
+PACKAGES = ("fewmask", "torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy")
+
+
+class RunFolder:
+    """An existing run folder; :meth:`create` makes a new one, :meth:`open` finds one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.record: dict[str, Any] = yaml.safe_load((path / "run.yaml").read_text())
+        self.quiet = False
+
+    @classmethod
+    def create(cls, path: Path, record: Mapping[str, Any]) -> RunFolder:
+        """Make the folder and its ``run.yaml``.
+
+        Args:
+            path: Must not exist, or be an empty folder.
+            record: ``pipeline``, ``settings``, ``data`` and the like; versions are added here.
+
+        Raises:
+            UsageError: the folder holds something already; a run is never overwritten.
+            ResourceError: the disk refuses.
+        """
+        cls.require_free(path)
+        versions = {name: _version(name) for name in PACKAGES}
+        versions["python"] = platform.python_version()
+        full = {**record, "versions": versions, "command": command_line(), "created": _now()}
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(path, error) from error
+        write_atomically(path / "run.yaml", yaml.safe_dump(full, sort_keys=False).encode())
+        return cls(path)
+
+    @staticmethod
+    def require_free(path: Path) -> None:
+        """Refuse a path that holds something.
+
+        Raises:
+            UsageError: with the resume command if it is a run.
+        """
+        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+            return
+        is_run = (path / "run.yaml").is_file()
+        raise UsageError.of(
+            "RUN-EXISTS",
+            where=path,
+            found="a run" if is_run else "a folder or file that is not empty",
+            expected="a new name",
+            fix=f"`fewmask resume {path}` to go on with it, or another -o"
+            if is_run
+            else "another -o",
+        )
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """The run at ``path``.
+
+        Raises:
+            UsageError: there is no run, or its ``run.yaml`` cannot be read.
+        """
+        try:
+            run = cls(path)
+            run.record["pipeline"]
+        except (OSError, yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
+            raise UsageError.of(
+                "RUN-MISSING",
+                where=path,
+                found="no readable run.yaml",
+                expected="the folder of a run",
+                fix="`fewmask runs` lists those below ./runs",
+            ) from None
+        return run
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the run for this process; the system frees the lock however the process ends.
+
+        Raises:
+            UsageError: another process works on this run.
+        """
+        with (self.path / ".lock").open("a+") as stream:
+            try:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                stream.seek(0)
+                raise UsageError.of(
+                    "RUN-LOCKED",
+                    where=self.path,
+                    found=f"process {stream.read().strip() or '?'} at work on it",
+                    expected="one process per run",
+                    fix="wait for it or stop it, then `fewmask resume`",
+                ) from None
+            stream.truncate(0)
+            stream.write(str(os.getpid()))
+            stream.flush()
+            yield
+
+    @contextmanager
+    def reporting(self) -> Iterator[None]:
+        """Keep ``status.json`` true around the work: running, then finished, stopped or failed."""
+        self.set_status("running")
+        try:
+            yield
+        except Interrupted:
+            self.set_status("interrupted")
+            raise
+        except FewmaskError as error:
+            self.set_status("failed", error=str(error))
+            raise
+        except KeyboardInterrupt:
+            self.set_status("interrupted")
+            raise
+        except BaseException as error:
+            self.set_status("failed", error=f"{type(error).__name__}: {error}")
+            raise
+        self.set_status("finished")
+
+    def set_status(self, state: str, **facts: Any) -> None:
+        """Write ``status.json``."""
+        status = {"state": state, "pid": os.getpid(), "time": _now(), **facts}
+        write_atomically(self.path / "status.json", json.dumps(status, indent=1).encode())
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """The last status; ``{"state": "unknown"}`` if there is none."""
+        try:
+            return dict(json.loads((self.path / "status.json").read_text()))
+        except (OSError, ValueError):
+            return {"state": "unknown"}
+
+    def summary(self) -> dict[str, str]:
+        """One line of ``fewmask runs``: path, pipeline, preset, state and headline score."""
+        score = ""
+        with contextlib.suppress(OSError, ValueError, KeyError, StopIteration, TypeError):
+            metrics = json.loads((self.path / "metrics.json").read_text())["metrics"]
+            name = next(n for n in (*metrics,) if n.startswith("iou.pooled.") and n.count(".") == 2
+                        and not n.endswith("background"))  # fmt: skip
+            score = f"{name} {metrics[name]:.3f}"
+        state = str(self.status.get("state"))
+        if state == "running" and not self.is_locked():
+            state = "killed"
+        return {
+            "path": str(self.path),
+            "pipeline": str(self.record["pipeline"]),
+            "preset": str(self.record.get("preset")),
+            "state": state,
+            "score": score,
+        }
+
+    def is_locked(self) -> bool:
+        """Whether a process works on this run."""
+        try:
+            with (self.path / ".lock").open("a+") as stream:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return True
+        return False
+
+    def log(self, message: str) -> None:
+        """A line for the reader and for ``log.txt``."""
+        with (self.path / "log.txt").open("a", encoding="utf-8") as stream:
+            stream.write(f"{_now()} {message}\n")
+        if not self.quiet:
+            print(message, file=sys.stderr, flush=True)  # noqa: T201
+
+    def stage(self, number: int, name: str, key: str, *, folder: str = "") -> Stage:
+        """The stage's folder, emptied of a former result whose inputs were others.
+
+        Args:
+            number: Place in the pipeline, from 1.
+            name: The stage's name.
+            key: Digest of all that the stage reads.
+            folder: Sub-folder of the run (a fold of a cross-validation), or empty.
+        """
+        stage = Stage(self, self.path / folder / f"{number}-{name}", name, key)
+        stage.discard_if_stale()
+        return stage
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage's folder. Files appear in it while it runs; ``DONE.json`` says they are all there."""
+
+    run: RunFolder
+    path: Path
+    name: str
+    key: str
+
+    @property
+    def label(self) -> str:
+        """Place in the run, for records: ``4-classify`` or ``fold-1/4-classify``."""
+        return self.path.relative_to(self.run.path).as_posix()
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the stage's loops keep their state while it runs."""
+        return self.run.path / "checkpoints" / self.label
+
+    @property
+    def done(self) -> bool:
+        """Whether the stage is finished with these inputs and its files are what they were."""
+        try:
+            record = json.loads((self.path / DONE).read_text())
+            return record["key"] == self.key and all(
+                sha256_file(self.path / file) == digest for file, digest in record["files"].items()
+            )
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
+            return False
+
+    def discard_if_stale(self) -> None:
+        """Make the folder; remove what an earlier run of the stage with other inputs left."""
+        marker = self.path / "KEY"
+        try:
+            if self.path.exists() and not self.done:
+                before = marker.read_text() if marker.is_file() else None
+                if before != self.key or (self.path / DONE).exists():
+                    shutil.rmtree(self.path)
+                    shutil.rmtree(self.checkpoints, ignore_errors=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            if not marker.is_file():
+                write_atomically(marker, self.key.encode())
+        except OSError as error:
+            raise disk_error(self.path, error) from error
+
+    def finish(self, **facts: Any) -> None:
+        """Close the stage: hash its files, then write ``DONE.json``, then drop its checkpoints."""
+        files = {}
+        for path in sorted(self.path.rglob("*")):
+            if path.is_file() and path.name not in {DONE, "KEY"} and ".tmp-" not in path.name:
+                sync(path)
+                files[path.relative_to(self.path).as_posix()] = sha256_file(path)
+        record = {"key": self.key, "files": files, **facts}
+        write_atomically(self.path / DONE, json.dumps(record, indent=1).encode())
+        shutil.rmtree(self.checkpoints, ignore_errors=True)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What :meth:`finish` was told."""
+        return dict(json.loads((self.path / DONE).read_text()))
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Write a JSON file of the stage, whole or not at all."""
+        write_atomically(self.path / name, json.dumps(value, indent=1).encode())
+
+    def read_json(self, name: str) -> Any:
+        """Read a JSON file of the stage."""
+        return json.loads((self.path / name).read_text())
+
+    def record_metrics(self, records: list[dict[str, Any]]) -> None:
+        """Append lines to the run's ``metrics.jsonl``."""
+        with (self.run.path / "metrics.jsonl").open("a") as stream:
+            for record in records:
+                stream.write(json.dumps({"stage": self.label, **record}) + "\n")
+
+    def forget_metrics(self, from_step: int, loop: str) -> None:
+        """Remove records of steps that are about to be done again after a kill."""
+        path = self.run.path / "metrics.jsonl"
+        if not path.is_file():
+            return
+        kept = []
+        for line in path.read_text().splitlines():
+            with contextlib.suppress(ValueError):  # a line cut short by a kill
+                record = json.loads(line)
+                again = record["stage"] == self.label and record.get("loop") == loop
+                if not again or record["step"] < from_step:
+                    kept.append(line)
+        write_atomically(path, "".join(line + "\n" for line in kept).encode())
+
+
+def find_runs(root: Path) -> list[RunFolder]:
+    """All runs below ``root`` (two levels), newest first; folders that are none are passed over."""
+    runs = []
+    for path in {*root.glob("run.yaml"), *root.glob("*/run.yaml"), *root.glob("*/*/run.yaml")}:
+        with contextlib.suppress(UsageError):
+            runs.append(RunFolder.open(path.parent))
+    return sorted(runs, key=lambda run: str(run.record.get("created", "")), reverse=True)
+
+
+def command_line() -> str:
+    """The command as typed, without the folder of the program."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
+def refuse_inside(folder: Path, data: Path, what: str = "-o") -> None:
+    """Keep user data read-only: an output folder must not lie in a data folder.
+
+    Raises:
+        DataError: it does.
+    """
+    if data.resolve() in (folder.resolve(), *folder.resolve().parents):
+        raise DataError.of(
+            "DATA-READ-ONLY",
+            where=f"{what} {folder}",
+            found=f"a place inside the data folder {data}",
+            expected="a folder elsewhere: user data is never written to",
+            fix=f"{what} runs/NAME",
+        )
+
+
+def _version(name: str) -> str:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"
+
+
+def _now() -> str:
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")

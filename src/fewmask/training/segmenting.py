@@ -1,0 +1,328 @@
+"""The segmenter that every pipeline ends in: built, fitted on targets, applied, written down."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from fewmask.config import Settings
+from fewmask.data.folder import DataFolder, Sample, read_target
+from fewmask.data.loading import TrainingSet
+from fewmask.data.transforms import (
+    IGNORE_INDEX,
+    Augmentation,
+    resize_image,
+    resize_mask,
+    to_unit,
+)
+from fewmask.io.images import read_image, write_mask
+from fewmask.losses.segmentation import cross_entropy, dice_loss, generalised_cross_entropy
+from fewmask.masks.targets import refine_classes
+from fewmask.models.segmenter import build_segmenter, classic_unet
+from fewmask.randomness import generator, seed_all
+from fewmask.training.checkpoint import load_weights, save_weights, write_atomically
+from fewmask.training.fit import FitSettings, fit
+from fewmask.training.inference import predict_probs
+from fewmask.training.loop import Loop
+from fewmask.training.run_folder import Stage
+from fewmask.training.workspace import Ledger, Workspace, csv_cell
+
+
+def new_segmenter(config: Settings, num_classes: int, *, pretrained: bool = True) -> nn.Module:
+    """The network that the settings describe, with fresh decoder and pretrained encoder.
+
+    Args:
+        config: Reads ``segment_*``, ``encoder`` and ``encoder_weights``.
+        num_classes: K + 1.
+        pretrained: False to load a whole trained segmenter afterwards.
+    """
+    if config.segment_architecture == "classic_unet":
+        return classic_unet(3, num_classes)
+    width = config.segment_decoder_width
+    file = weights_file(config) if pretrained else None
+    return build_segmenter(
+        config.segment_architecture,
+        config.encoder,
+        num_classes=num_classes,
+        pretrained=pretrained and config.encoder_weights == "packaged",
+        decoder_channels=[width * 4, width * 2, width, width // 2, width // 4] if width else None,
+        weights_file=file,
+    )
+
+
+def weights_file(config: Settings) -> Path | None:
+    """The encoder's weights if the settings name a file."""
+    known = {"packaged", "imagenet", "none"}
+    return None if config.encoder_weights in known else Path(config.encoder_weights)
+
+
+def segmentation_loss(kind: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """``(logits, target)`` to the mean over pixels that are not 255, by its name in the settings."""
+    if kind == "ce":
+        return cross_entropy
+    if kind == "gce":
+        return generalised_cross_entropy
+    return lambda logits, target: cross_entropy(logits, target) + dice_loss(logits, target)
+
+
+def fit_segmenter(
+    work: Workspace, stage: Stage, targets: np.ndarray, rows: Sequence[int], name: str
+) -> nn.Module:
+    """Train a fresh segmenter on some rows and keep its weights as ``<name>.safetensors``.
+
+    Args:
+        work: Images and settings.
+        stage: Holds weights, checkpoints and records.
+        targets: (N, S, S) uint8 ids with 255 = ignore, one for each row of ``work.images``.
+        rows: Training rows; a row may stand several times.
+        name: Of the training.
+
+    Returns:
+        The trained network in eval mode, on the run's device.
+    """
+    config, path = work.config, stage.path / f"{name}.safetensors"
+    seed_all(config.seed, stage.label, name, "weights")
+    network = new_segmenter(config, len(work.class_names) + 1, pretrained=not path.exists())
+    if path.exists():  # finished before a later part of the stage was interrupted
+        load_weights(path, network)
+        return network.to(work.device).eval()
+    augmentation = Augmentation(
+        flips=config.segment_flips,
+        mirror=True,
+        zoom=config.segment_zoom,
+        rotation_degrees=config.segment_rotation_degrees,
+        colour=config.segment_colour,
+        blur=config.segment_blur,
+    )
+    dataset = TrainingSet(
+        work.images, targets, rows, augmentation, seed=config.seed, name=f"{stage.label}/{name}"
+    )
+    settings = FitSettings(
+        epochs=config.segment_epochs,
+        batch_size=config.segment_batch_size,
+        learning_rate=config.segment_learning_rate,
+        optimizer=config.segment_optimizer,
+        schedule=config.segment_schedule,
+        weight_decay=config.segment_weight_decay,
+        ema_decay=config.segment_ema_decay,
+    )
+    network = fit(
+        stage,
+        network,
+        dataset,
+        segmentation_loss(config.segment_loss),
+        settings,
+        seed=config.seed,
+        device=work.device,
+        name=name,
+        workers=config.workers,
+    )
+    save_weights(path, network)
+    return network
+
+
+def probs_of_rows(
+    work: Workspace, stage: Stage, network: nn.Module, rows: Sequence[int], name: str
+) -> np.ndarray:
+    """Class probabilities at the working size, made in a loop that can be stopped.
+
+    Returns:
+        (N, K + 1, S, S) float16, memory-mapped; zero for rows that were not asked for.
+    """
+    size, path = work.config.image_size, stage.path / f"{name}.npy"
+    shape = (len(work.images), len(work.class_names) + 1, size, size)
+    fresh = not path.exists()
+    probs = np.lib.format.open_memmap(
+        path, "w+" if fresh else "r+", np.float16, shape if fresh else None
+    )
+    chunks = [list(rows[i : i + 16]) for i in range(0, len(rows), 16)]
+    loop = Loop(
+        stage,
+        len(chunks),
+        seed=work.config.seed,
+        state={},
+        name=name,
+        before_save=probs.flush,
+        unit="batch",
+    )
+    for step in loop:
+        image = to_unit(work.images[chunks[step]])
+        probs[chunks[step]] = predict_probs(network, image, flips=work.config.predict_flips).numpy()
+    probs.flush()
+    return probs
+
+
+@dataclass(frozen=True)
+class SegmenterPredictor:
+    """A trained segmenter with everything that belongs to a prediction.
+
+    Attributes:
+        network: In eval mode.
+        image_size: Side in px at which it works.
+        flips: Average over mirror images.
+        refine: Method of :mod:`fewmask.masks.refine` applied to the result, or ``none``.
+    """
+
+    network: nn.Module
+    image_size: int
+    flips: bool = True
+    refine: str = "none"
+
+    def probs(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 to (K + 1, H, W) float32 class probabilities at the image's own size."""
+        size = self.image_size
+        small = to_unit(resize_image(image, size, size))[None]
+        probs = predict_probs(self.network, small, flips=self.flips)
+        full = torch.nn.functional.interpolate(
+            probs, image.shape[:2], mode="bilinear", align_corners=False
+        )
+        return full[0].numpy()
+
+    def mask(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 to (H, W) uint8 ids."""
+        return self.mask_of_probs(image, self.probs(image))
+
+    def mask_of_probs(self, image: np.ndarray, probs: np.ndarray) -> np.ndarray:
+        """The second half of :meth:`mask`."""
+        return refine_classes(image, probs, method=self.refine)
+
+
+def true_target(sample: Sample, data: DataFolder, size: int) -> np.ndarray:
+    """A sample's true mask at the working size; all 255 if there is none."""
+    target = read_target(sample, data)
+    if target is None:
+        return np.full((size, size), IGNORE_INDEX, np.uint8)
+    return resize_mask(target, size, size)
+
+
+def true_targets(work: Workspace, rows: Sequence[int]) -> np.ndarray:
+    """(N, S, S) uint8 with the true masks of ``rows`` and 255 everywhere else."""
+    size = work.config.image_size
+    targets = np.full((len(work.images), size, size), IGNORE_INDEX, np.uint8)
+    for row in rows:
+        targets[row] = true_target(work.data.samples[row], work.data, size)
+    return targets
+
+
+def rows_with_masks(work: Workspace, *parts: str) -> list[int]:
+    """Rows of tagged (or untagged but masked) samples whose mask file exists."""
+    return [row for row in work.rows(*parts) if work.data.samples[row].mask_path is not None]
+
+
+def few_mask_rows(work: Workspace, count: int) -> list[int]:
+    """``count`` masked training rows, drawn by the run's seed."""
+    masked = rows_with_masks(work, "train", "val")
+    order = generator(work.config.seed, "few masks", work.fold).permutation(len(masked))
+    return sorted(masked[i] for i in order[:count])
+
+
+def balanced_rows(work: Workspace, masked: Sequence[int]) -> list[int]:
+    """Masked rows, repeated until they are as many as the training images without any tag.
+
+    A tag says that an image without it is all background: the control may know that too.
+    """
+    empty = [
+        row
+        for row in work.rows("train", "val", tagged=False)
+        if work.data.samples[row].mask_path is None and work.data.layout != "images"
+    ]
+    repeats = max(1, round(len(empty) / max(1, len(masked))))
+    return [*list(masked) * repeats, *empty]
+
+
+def controls(work: Workspace, stage: Stage) -> None:
+    """The same segmenter trained on a few true masks, and on all of them."""
+    masked = rows_with_masks(work, "train", "val")
+    names: dict[str, int] = {}
+    for count in work.config.controls_masks:
+        if count < len(masked):
+            names[f"masks-{count}"] = count
+    if work.config.controls_full and masked:
+        names["masks-all"] = len(masked)
+    for name, count in names.items():
+        chosen = masked if count == len(masked) else few_mask_rows(work, count)
+        rows = balanced_rows(work, chosen)
+        fit_segmenter(work, stage, true_targets(work, rows), rows, name)
+    stage.write_json("controls.json", names)
+
+
+def load_segmenter(work: Workspace, path: Path) -> SegmenterPredictor:
+    """The predictor of weights that a stage of this run has written."""
+    network = new_segmenter(work.config, len(work.class_names) + 1, pretrained=False)
+    load_weights(path, network)
+    return SegmenterPredictor(
+        network.to(work.device).eval(),
+        work.config.image_size,
+        work.config.predict_flips,
+        work.config.predict_refine,
+    )
+
+
+class Predictor(Protocol):
+    """Makes a mask of an image; what ``fewmask predict`` and the report call."""
+
+    def probs(self, image: np.ndarray) -> np.ndarray:
+        """(H, W, 3) uint8 to (K + 1, H, W) float32 scores that sum to 1."""
+
+    def mask_of_probs(self, image: np.ndarray, probs: np.ndarray) -> np.ndarray:
+        """The mask (H, W) uint8 that goes with them."""
+
+
+def export_masks(work: Workspace, stage: Stage, predictor: Predictor) -> None:
+    """Write a mask for every image to ``RUN/masks`` and note where each comes from.
+
+    Where an image's tags are known, its mask holds no other class: they are the user's own word.
+    (Nothing of this is measured: the evaluation does not look at tags.) In a cross-validation each
+    fold writes the images that it did not train on.
+    """
+    rows = work.rows("test") if work.folder else list(range(len(work.data.samples)))
+    part_of = {i: part for part, ids in work.parts.items() for i in ids}
+    ledger = Ledger()
+    loop = Loop(stage, len(rows), seed=work.config.seed, state={"manifest": ledger}, unit="image")
+    for i in loop:
+        sample = work.data.samples[rows[i]]
+        image = read_image(sample.image_path)
+        probs = predictor.probs(image)
+        if work.data.layout != "images":
+            probs = np.where(_possible(work.tags[rows[i]])[:, None, None], probs, 0)
+        mask = predictor.mask_of_probs(image, probs)
+        file = Path("masks") / f"{sample.id}.png"
+        target = work.run.path / file
+        target.parent.mkdir(parents=True, exist_ok=True)
+        write_mask(target, mask)
+        if work.config.save_probs:
+            save_probs(work.run.path / "probs" / f"{sample.id}.npy", probs)
+        ledger[sample.id] = {
+            "id": sample.id,
+            "mask": file.as_posix(),
+            "part": part_of[sample.id],
+            "tags": ";".join(sample.tags),
+            "foreground": round(float((mask > 0).mean()), 6),
+            "confidence": round(float(probs.max(0).mean()), 6),
+            "fold": work.fold,
+        }
+    stage.write_json("manifest.json", list(ledger.values()))
+
+
+def _possible(tags: np.ndarray) -> np.ndarray:
+    return np.concatenate([[True], tags])
+
+
+def save_probs(path: Path, probs: np.ndarray) -> None:
+    """(K + 1, H, W) class probabilities as a float16 .npy file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, probs.astype(np.float16))
+
+
+def write_manifest(path: Path, records: Sequence[dict[str, Any]]) -> None:
+    """``manifest.csv``: one line for each mask; cells that look like formulas are quoted."""
+    columns = list(records[0]) if records else ["id"]
+    lines = [",".join(columns)]
+    lines += [",".join(csv_cell(str(record[c])) for c in columns) for record in records]
+    write_atomically(path, ("\n".join(lines) + "\n").encode())

@@ -1,0 +1,43 @@
+"""SIGTERM and Ctrl-C set a flag; loops look at it, save, and stop with exit code 75."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+_stop_requested = threading.Event()
+
+
+def stop_requested() -> bool:
+    """Whether a signal has asked for a stop."""
+    return _stop_requested.is_set()
+
+
+@contextmanager
+def stop_on_signals() -> Iterator[None]:
+    """Within the block the first SIGTERM or SIGINT only sets the flag; a second SIGINT stops at once.
+
+    Does nothing outside the main thread, where Python has no signal handlers.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def request_stop(number: int, _frame: FrameType | None) -> None:
+        if _stop_requested.is_set() and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        _stop_requested.set()
+
+    _stop_requested.clear()
+    former = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in former:
+        signal.signal(number, request_stop)
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
+        _stop_requested.clear()

@@ -1,0 +1,220 @@
+"""The check: every code is found in a folder that has exactly this fault, and only there."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from fewmask.data.check import check_folder
+from fewmask.io.images import read_image
+
+
+def problem_codes(root, **options):
+    return {problem.code for problem in check_folder(root, **options).problems}
+
+
+def note_codes(root, **options):
+    report = check_folder(root, **options)
+    assert not report.problems
+    return {note.code for note in report.notes}
+
+
+def tree_hash(root):
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        digest.update(os.fsencode(path) + (path.read_bytes() if path.is_file() else b""))
+    return digest.hexdigest()
+
+
+def oriented(code):
+    exif = Image.Exif()
+    exif[274] = code
+    return exif
+
+
+def test_good_data_has_no_problem_and_is_counted(good):
+    report = check_folder(good, group_pattern="^[a-z]+")
+    assert report.problems == ()
+    assert [note.code for note in report.notes] == ["MASK-BINARY255"]
+    assert report.counts == {
+        "images": 12, "masks": 6, "tags": {"positive": 6}, "without_tag": 6, "groups": 2,
+        "sizes": {"8x6": 12}, "formats": {"PNG": 12}, "modes": {"RGB": 12}, "mask_modes": {"L": 6},
+    }  # fmt: skip
+    pixels = read_image(good / "positive/df0.png")
+    expected = hashlib.sha256(b"(8, 6, 3)" + pixels.tobytes()).hexdigest()
+    assert report.digests["positive/df0"] == expected
+
+
+def test_the_report_is_json_and_text(good):
+    (good / "positive/df0.png").write_bytes(b"GIF89a..")
+    report = check_folder(good)
+    assert json.loads(json.dumps(report.as_dict()))["problems"][0]["code"] == "IMAGE-FORMAT"
+    assert "IMAGE-FORMAT" in report.text()
+    assert "No problems" not in report.text()
+
+
+def test_text_shows_ten_problems_of_a_code_and_counts_the_rest(good):
+    for path in [*good.glob("positive/*"), *good.glob("negative/*")]:
+        path.write_bytes(b"")
+    text = check_folder(good).text()
+    assert text.count("IMAGE-EMPTY /") == 10
+    assert "and 2 more IMAGE-EMPTY" in text
+
+
+def truncated(root, save, mask_of):
+    path = root / "positive/df0.png"
+    path.write_bytes(path.read_bytes()[:-40])
+
+
+def empty(root, save, mask_of):
+    (root / "negative/hz0.png").write_bytes(b"")
+
+
+def foreign(root, save, mask_of):
+    (root / "negative/hz0.png").write_bytes(b"<svg></svg>")
+
+
+def transparent(root, save, mask_of):
+    save("negative/hz0.png", np.full((8, 6, 4), 100))
+
+
+def floats(root, save, mask_of):
+    tifffile.imwrite(root / "negative/new.tif", np.zeros((8, 6), np.float32))
+
+
+def five_bands(root, save, mask_of):
+    tifffile.imwrite(root / "negative/new.tif", np.zeros((8, 6, 5), np.uint8),
+                     photometric="minisblack", planarconfig="contig")  # fmt: skip
+
+
+def broken_mask(root, save, mask_of):
+    (root / "masks/df0.png").write_bytes((root / "masks/df0.png").read_bytes()[:50])
+
+
+def rgb_mask(root, save, mask_of):
+    save("masks/df0.png")
+
+
+def wrong_value(root, save, mask_of):
+    save("masks/df0.png", mask_of(0, 7))
+
+
+def wrong_size(root, save, mask_of):
+    save("masks/df0.png", np.zeros((8, 5)))
+
+
+def turned(root, save, mask_of):
+    save("positive/df0.png", exif=oriented(6))
+
+
+def unpaired(root, save, mask_of):
+    save("masks/ghost.png", mask_of(0, 255))
+
+
+def negative_with_object(root, save, mask_of):
+    save("masks/hz0.png", mask_of(0, 255))
+
+
+def copy(root, save, mask_of):
+    save("positive/new.tif", read_image(root / "positive/df0.png"))
+
+
+def conflict(root, save, mask_of):
+    save("negative/new.tif", read_image(root / "positive/df0.png"))
+
+
+def few(root, save, mask_of):
+    for number in range(2):
+        (root / f"negative/hz{number}.png").unlink()
+
+
+def outside(root, save, mask_of):
+    (root / "negative/link.png").symlink_to("/etc/hostname")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "code"),
+    [
+        (truncated, "IMAGE-TRUNCATED"), (empty, "IMAGE-EMPTY"), (foreign, "IMAGE-FORMAT"),
+        (transparent, "IMAGE-ALPHA"), (floats, "IMAGE-DTYPE"), (five_bands, "IMAGE-CHANNELS"),
+        (broken_mask, "IMAGE-TRUNCATED"), (rgb_mask, "MASK-RGB"), (wrong_value, "MASK-VALUES"),
+        (wrong_size, "MASK-SIZE"), (turned, "ORIENTATION"), (unpaired, "MASK-UNPAIRED"),
+        (negative_with_object, "TAG-MASK"), (copy, "DUPLICATE"), (conflict, "DUPLICATE-CONFLICT"),
+        (few, "TOO-FEW"), (outside, "PATH-OUTSIDE"),
+    ],
+)  # fmt: skip
+def test_each_fault_is_found_alone_and_the_data_stay_as_they_are(good, save, mask_of, spoil, code):
+    spoil(good, save, mask_of)
+    before = tree_hash(good)
+    assert problem_codes(good) == {code}
+    assert tree_hash(good) == before
+
+
+def test_0_and_255_with_several_classes_is_ambiguous(good, save):
+    for number in range(5):
+        save(f"second/x{number}.png")
+    assert problem_codes(good) == {"MASK-AMBIGUOUS"}
+
+
+def test_a_mask_that_shows_an_untagged_class_contradicts_the_tags(save, mask_of, tmp_path):
+    for number in range(5):
+        save(f"cat/a{number}.png"), save(f"dog/b{number}.png")
+        save(f"masks/a{number}.png", mask_of(0, 1)), save(f"masks/b{number}.png", mask_of(0, 2))
+    assert problem_codes(tmp_path) == set()
+    save("masks/b0.png", mask_of(0, 1, 2))
+    assert problem_codes(tmp_path) == {"TAG-MASK"}
+
+
+def test_peculiarities_are_notes(good, save, mask_of):
+    save("positive/df0.png", exif=oriented(3))
+    Image.fromarray(np.arange(48, dtype=np.uint16).reshape(8, 6) * 999).save(
+        good / "negative/n.png"
+    )
+    save("negative/alpha.png", np.dstack([np.eye(8, 6) * 9] * 3 + [np.full((8, 6), 255)]))
+    save("negative/large.png", np.zeros((9, 6, 3)))
+    save("masks/df1.png", np.zeros((8, 6)))
+    (good / "masks/df2.png").unlink()
+    palette = Image.fromarray(mask_of(0, 255))
+    palette.putpalette([value for grey in range(256) for value in (grey, 0, 0)])
+    palette.save(good / "masks/df3.png")
+    (good / "positive/readme.txt").write_text("hello")
+    (good / "positive/.hidden.png").write_text("hello")
+    assert note_codes(good) == {
+        "MASK-BINARY255", "EXIF-ORIENTATION", "SIXTEEN-BIT", "ALPHA-OPAQUE", "MIXED-SIZES",
+        "MASK-EMPTY", "MASK-MISSING", "MASK-PALETTE", "FILE-SKIPPED",
+    }  # fmt: skip
+
+
+def test_ids_in_some_masks_and_255_in_others_is_noted(good, save, mask_of):
+    save("masks/df0.png", mask_of(0, 1))
+    assert note_codes(good) == {"MASK-MIXED", "MASK-EMPTY"}
+
+
+def test_structural_problems_do_not_hide_damaged_files(good):
+    (good / "positive/df0.png").write_bytes(b"")
+    (good / "positive/df1.jpg").write_bytes((good / "positive/df1.png").read_bytes())
+    assert problem_codes(good) == {"IMAGE-EMPTY", "STEM-TWICE"}
+
+
+def test_a_missing_folder_is_reported_not_raised(tmp_path):
+    assert problem_codes(tmp_path / "nowhere") == {"FOLDER-MISSING"}
+
+
+def test_the_check_does_not_import_torch():
+    code = "import sys, fewmask.data.check, fewmask.data.splits; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.realdata
+def test_the_real_landslides_have_no_problem():
+    if "FEWMASK_DATA" not in os.environ:
+        pytest.skip("FEWMASK_DATA is not set")
+    report = check_folder(f"{os.environ['FEWMASK_DATA']}/bijie_landslide", class_name="landslide")
+    assert report.problems == ()
+    assert report.counts["tags"] == {"landslide": report.counts["masks"]}

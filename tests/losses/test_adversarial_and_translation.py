@@ -1,0 +1,99 @@
+import math
+
+import pytest
+import torch
+
+from fewmask.losses import adversarial as adv
+from fewmask.losses import translation as tr
+
+REAL = torch.tensor([[2.0, -1.0]], dtype=torch.float64)
+FAKE = torch.tensor([[0.5, 0.0]], dtype=torch.float64)
+
+
+def log_sigmoid(x):
+    return math.log(1 / (1 + math.exp(-x)))
+
+
+class TestAdversarial:
+    def test_least_squares_by_hand(self):
+        assert adv.lsgan_generator_loss(FAKE).item() == pytest.approx((0.25 + 1) / 2)
+        # real: (1 + 4) / 2, fake: (.25 + 0) / 2
+        assert adv.lsgan_discriminator_loss(REAL, FAKE).item() == pytest.approx(0.5 * 2.625)
+
+    def test_vanilla_equals_the_logarithms(self):
+        generator = -(log_sigmoid(0.5) + log_sigmoid(0.0)) / 2
+        real = -(log_sigmoid(2.0) + log_sigmoid(-1.0)) / 2
+        fake = -(log_sigmoid(-0.5) + log_sigmoid(0.0)) / 2
+        assert adv.vanilla_generator_loss(FAKE).item() == pytest.approx(generator, rel=1e-12)
+        assert adv.vanilla_discriminator_loss(REAL, FAKE).item() == pytest.approx(
+            0.5 * (real + fake), rel=1e-12
+        )
+
+    def test_vanilla_is_torchs_cross_entropy_and_finite_at_the_ends(self):
+        logits = torch.tensor([-500.0, 500.0])
+        bce = torch.nn.functional.binary_cross_entropy_with_logits
+        assert adv.vanilla_generator_loss(logits) == bce(logits, torch.ones(2))
+
+    @pytest.mark.parametrize("kind", ["lsgan", "vanilla"])
+    def test_generator_and_judge_pull_fakes_apart(self, kind):
+        fake = torch.tensor([0.3], requires_grad=True)
+        (up,) = torch.autograd.grad(getattr(adv, f"{kind}_generator_loss")(fake), fake)
+        (down,) = torch.autograd.grad(
+            getattr(adv, f"{kind}_discriminator_loss")(REAL.float(), fake), fake
+        )
+        assert up < 0 < down
+
+    def test_judge_of_different_numbers_of_real_and_fake_weighs_them_equally(self):
+        many = FAKE.repeat(1, 5)
+        assert adv.lsgan_discriminator_loss(REAL, many) == adv.lsgan_discriminator_loss(REAL, FAKE)
+
+    def test_gradcheck(self):
+        real, fake = REAL.clone().requires_grad_(), FAKE.clone().requires_grad_()
+        for loss in (adv.lsgan_discriminator_loss, adv.vanilla_discriminator_loss):
+            assert torch.autograd.gradcheck(loss, (real, fake))
+        for loss in (adv.lsgan_generator_loss, adv.vanilla_generator_loss):
+            assert torch.autograd.gradcheck(loss, (fake,))
+
+
+class TestTranslation:
+    @pytest.mark.parametrize("loss", [tr.cycle_loss, tr.identity_loss])
+    def test_mean_absolute_difference(self, loss):
+        assert loss(torch.tensor([1.0, -1.0]), torch.tensor([0.5, 1.0])).item() == 1.25
+
+    def test_sparsity_is_the_mean(self):
+        attention = torch.tensor([[[[0.0, 0.5], [0.5, 1.0]]]])
+        assert tr.attention_area_loss(attention).item() == 0.5
+
+    @pytest.mark.parametrize(("target", "sign"), [(0.2, 1), (0.8, -1)])
+    def test_area_is_approached_from_both_sides(self, target, sign):
+        attention = torch.full((2, 1, 2, 2), 0.5, requires_grad=True)
+        loss = tr.attention_area_loss(attention, target)
+        loss.backward()
+        assert loss.item() == pytest.approx(0.3)
+        assert torch.allclose(attention.grad, torch.full_like(attention, sign / 8))
+
+    def test_area_is_of_the_batch_not_of_each_image(self):
+        attention = torch.stack([torch.zeros(1, 2, 2), torch.ones(1, 2, 2)])
+        assert tr.attention_area_loss(attention, 0.5).item() == 0
+
+    def test_total_variation_equals_the_loop(self):
+        m = torch.rand(2, 1, 3, 5, dtype=torch.float64)
+        a = m.numpy()[:, 0]
+        vertical = [abs(a[n, y + 1, x] - a[n, y, x])
+                    for n in range(2) for y in range(2) for x in range(5)]  # fmt: skip
+        horizontal = [abs(a[n, y, x + 1] - a[n, y, x])
+                      for n in range(2) for y in range(3) for x in range(4)]  # fmt: skip
+        expected = sum(vertical) / len(vertical) + sum(horizontal) / len(horizontal)
+        assert tr.total_variation(m).item() == pytest.approx(expected, rel=1e-12)
+
+    def test_total_variation_of_flat_and_of_one_pixel_wide_maps(self):
+        assert tr.total_variation(torch.full((1, 1, 3, 3), 0.7)).item() == 0
+        assert tr.total_variation(torch.tensor([[[[0.0], [1.0]]]])).item() == 1
+
+    def test_gradcheck(self):
+        torch.manual_seed(0)
+        m = torch.rand(1, 1, 3, 3, dtype=torch.float64, requires_grad=True)
+        other = torch.rand(1, 1, 3, 3, dtype=torch.float64)
+        assert torch.autograd.gradcheck(tr.total_variation, (m,))
+        assert torch.autograd.gradcheck(lambda x: tr.cycle_loss(x, other), (m,))
+        assert torch.autograd.gradcheck(lambda x: tr.attention_area_loss(x, 0.9), (m,))

@@ -1,0 +1,126 @@
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+
+from fewmask.errors import CheckpointError, UsageError
+from fewmask.models.blocks import Normalised, Padded, count_parameters
+from fewmask.models.segmenter import ARCHITECTURES, ClassicUNet, build_segmenter, classic_unet
+from fewmask.models.weights import packaged_state_dict
+
+
+class TestBuildSegmenter:
+    @pytest.mark.parametrize("architecture", ARCHITECTURES)
+    def test_logits_have_the_images_odd_size(self, architecture):
+        network = build_segmenter(architecture, num_classes=4, pretrained=False).eval()
+        with torch.no_grad():
+            assert network(torch.rand(1, 3, 45, 70)).shape == (1, 4, 45, 70)
+
+    @pytest.mark.parametrize("architecture", ARCHITECTURES)
+    def test_every_parameter_gets_a_gradient(self, architecture):
+        network = build_segmenter(architecture, num_classes=3, pretrained=False)
+        network(torch.rand(2, 3, 64, 64)).square().mean().backward()
+        assert [name for name, p in network.named_parameters() if p.grad is None] == []
+
+    def test_the_whole_encoder_is_pretrained(self):
+        packaged = packaged_state_dict()
+        encoder = build_segmenter(num_classes=2, pretrained=True).network.network.encoder.model
+        for name, tensor in encoder.state_dict().items():
+            assert torch.equal(tensor, packaged[name]), name
+
+    def test_a_file_of_the_encoder_is_loaded_or_refused(self, tmp_path):
+        path = tmp_path / "encoder.pth"
+        torch.save(packaged_state_dict(), path)
+        network = build_segmenter(num_classes=2, pretrained=False, weights_file=path)
+        encoder = network.network.network.encoder.model
+        assert torch.equal(encoder.conv_stem.weight, packaged_state_dict()["conv_stem.weight"])
+        with pytest.raises(CheckpointError):
+            build_segmenter(encoder="resnet10t", num_classes=2, pretrained=False, weights_file=path)
+
+    def test_one_and_five_channels(self):
+        for channels in (1, 5):
+            network = build_segmenter(num_classes=2, in_channels=channels, pretrained=False).eval()
+            with torch.no_grad():
+                assert network(torch.rand(1, channels, 32, 32)).shape == (1, 2, 32, 32)
+
+    def test_decoder_channels_make_it_smaller(self):
+        wide = build_segmenter(num_classes=2, pretrained=False)
+        slim = build_segmenter(
+            num_classes=2, pretrained=False, decoder_channels=(64, 48, 32, 24, 16)
+        )
+        assert count_parameters(slim)[0] < count_parameters(wide)[0]
+
+    @pytest.mark.parametrize(
+        ("request_", "code"),
+        [
+            ({"architecture": "unett"}, "ARCHITECTURE"),
+            ({"encoder": "resnet17"}, "ENCODER-NAME"),
+            ({"encoder": "resnet18", "pretrained": True}, "ENCODER-WEIGHTS"),
+            ({"in_channels": 1, "pretrained": True}, "ENCODER-WEIGHTS"),
+            ({"architecture": "fpn", "decoder_channels": (8,) * 5}, "DECODER-CHANNELS"),
+        ],
+    )
+    def test_impossible_requests(self, request_, code):
+        with pytest.raises(UsageError, match=code):
+            build_segmenter(**{"num_classes": 2, "pretrained": False, **request_})
+
+    def test_state_dict_round_trip(self):
+        torch.manual_seed(0)
+        first = build_segmenter(num_classes=2, pretrained=False).eval()
+        torch.manual_seed(1)
+        second = build_segmenter(num_classes=2, pretrained=False).eval()
+        second.load_state_dict(first.state_dict())
+        image = torch.rand(1, 3, 40, 40)
+        with torch.no_grad():
+            assert torch.equal(first(image), second(image))
+
+
+class TestClassicUNet:
+    @pytest.mark.parametrize(("channels", "classes", "width"), [(3, 2, 64), (1, 5, 8)])
+    def test_count_follows_figure_1(self, channels, classes, width):
+        """From the figure: 3x3 pairs down and up, 2x2 up-convolutions, a 1x1 head; all biased."""
+        w = [width * 2**i for i in range(5)]
+
+        def conv(a, b, k):
+            return a * b * k * k + b
+
+        expected = conv(channels, w[0], 3) + conv(w[0], w[0], 3) + conv(w[0], classes, 1)
+        for a, b in pairwise(w):
+            expected += conv(a, b, 3) + conv(b, b, 3)  # down
+            expected += conv(b, a, 2) + conv(b, a, 3) + conv(a, a, 3)  # up
+        with torch.device("meta"):
+            assert count_parameters(classic_unet(channels, classes, width))[0] == expected
+
+    def test_odd_sizes_and_gradients(self):
+        network = classic_unet(3, 2, width=4)
+        logits = network(torch.rand(2, 3, 17, 35))
+        assert logits.shape == (2, 2, 17, 35)
+        logits.square().mean().backward()
+        assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in network.parameters())
+
+    def test_skips_join_levels_of_equal_width(self):
+        network = ClassicUNet(1, 2, width=2)
+        assert [up.out_channels for up in network.up] == [16, 8, 4, 2]
+        assert [merge[0].in_channels for merge in network.merge] == [32, 16, 8, 4]
+
+
+class TestPaddedAndNormalised:
+    @pytest.mark.parametrize("size", [(1, 1), (2, 31), (32, 32), (33, 64), (5, 100)])
+    def test_identity_survives_padding(self, size):
+        image = torch.rand(2, 3, *size)
+        assert torch.equal(Padded(nn.Identity(), 32)(image), image)
+
+    def test_the_network_sees_multiples_and_a_reflection(self):
+        seen = []
+        padded = Padded(nn.Identity(), 4)
+        padded.network.register_forward_hook(lambda m, args, out: seen.append(args[0]))
+        padded(torch.tensor([[[[1.0, 2.0, 3.0]]]]).expand(1, 1, 4, 3))
+        assert seen[0].shape == (1, 1, 4, 4)
+        assert seen[0][0, 0, 0].tolist() == [1, 2, 3, 2]
+
+    def test_normalisation_by_hand_and_in_the_state(self):
+        network = Normalised(nn.Identity(), mean=(0.5, 0.25), std=(0.5, 2.0))
+        image = torch.tensor([1.0, 0.75]).view(1, 2, 1, 1)
+        assert network(image).flatten().tolist() == [1.0, 0.25]
+        assert set(network.state_dict()) == {"mean", "std"}
