@@ -38,6 +38,7 @@ def tags(
         preset: smoke (seconds), fast (minutes on 2 cores), paper (as published), best (ours).
         config: YAML file of settings; flags win over it.
         dry_run: Print what would be done, and stop.
+        settings: Of the pipeline.
     """
     _run("tags", tags_config.TagsConfig, tags_config.PRESETS, data, out, preset, config, dry_run, settings)  # fmt: skip  # noqa: E501
 
@@ -60,6 +61,7 @@ def train(
         preset: smoke, fast, paper or best.
         config: YAML file of settings; flags win over it.
         dry_run: Print what would be done, and stop.
+        settings: Of the pipeline.
     """
     _run("train", supervised_config.SupervisedConfig, supervised_config.PRESETS, data, out, preset, config, dry_run, settings)  # fmt: skip  # noqa: E501
 

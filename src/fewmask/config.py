@@ -27,7 +27,7 @@ class Settings(BaseModel):
     class_name: str | None = None
     """Name of the one foreground class, where the folders say only positive and negative."""
     class_names: tuple[str, ...] | None = None
-    """Names of the foreground classes in the order of their mask ids, where masks alone say them."""
+    """Names of the foreground classes in the order of their mask ids."""
     group_pattern: str | None = None
     """Regular expression on the file stem; images with the same match (a scene, a patient, a
     county) stay on one side of every split. No match: a group of its own."""
@@ -61,7 +61,7 @@ class Settings(BaseModel):
     stages: tuple[str, ...] = ()
     """Run only these stages (and those that they cannot do without); empty = all of the preset."""
     save_probs: bool = False
-    """Also keep the class probabilities of every image as RUN/probs/*.npy (float16, (K + 1, H, W))."""
+    """Also keep each image's class probabilities, RUN/probs/*.npy, float16 (K + 1, H, W)."""
     encoder: str = "tf_efficientnet_lite0"
     """timm's name of the encoder, or vgg16, of classifier and segmenter; or a file of weights."""
     encoder_weights: str = "packaged"
@@ -71,9 +71,9 @@ class Settings(BaseModel):
     segment_architecture: str = "unet"
     """unet, unetplusplus, fpn, deeplabv3plus, segformer, upernet, or classic_unet (64 … 1024
     channels, no encoder)."""
-    segment_decoder_width: int = 64
-    """Channels of the decoder's finest but one level (unet, unetplusplus); 0 = the library's own."""
-    segment_epochs: int = 12
+    segment_decoder_width: int = 32
+    """Channels of the decoder's middle level (unet, unetplusplus); 0 = the library's own."""
+    segment_epochs: int = 8
     """Passes over the training images, in each round."""
     segment_batch_size: int = 16
     """Images a step."""
@@ -85,7 +85,7 @@ class Settings(BaseModel):
     """Of the learning rate."""
     segment_weight_decay: float = 1e-2
     """Decay of the weights."""
-    segment_loss: Literal["ce", "ce_dice", "gce"] = "ce"
+    segment_loss: Literal["ce", "ce_dice", "gce"] = "ce_dice"
     """Cross-entropy, with Dice, or the generalised cross-entropy that forgives wrong targets."""
     segment_ema_decay: float = 0.99
     """The result is this moving average of the weights; 0 = the last weights."""
@@ -93,14 +93,18 @@ class Settings(BaseModel):
     """Mirror images and quarter turns in training (views from above); False: left-right only."""
     segment_zoom: float = 0.25
     """Largest relative change of scale in training."""
-    segment_rotation_degrees: float = 20.0
+    segment_rotation_degrees: float = 180.0
     """Largest rotation in training."""
     segment_colour: float = 0.2
     """Strength of colour changes in training."""
-    segment_blur: float = 0.2
-    """Probability of blur or resampling in training."""
-    predict_flips: bool = True
-    """Average predictions over mirror images."""
+    segment_resample: float = 0.5
+    """Probability of shrinking and enlarging an image in training."""
+    segment_encoder_rate: float = 0.3
+    """The encoder's learning rate as a fraction of the decoder's."""
+    segment_start: Literal["encoder", "tags"] = "encoder"
+    """Whether the segmenter's encoder starts from `encoder_weights` or from the tag classifier."""
+    predict_views: Literal["single", "mirror", "dihedral"] = "mirror"
+    """Average predictions over no, the mirrored, or all eight mirrored and turned views."""
     predict_refine: Literal["none", "colour_model", "random_walker", "superpixel_vote"] = "none"
     """Refinement of a predicted mask on the image's own pixels."""
     controls_masks: tuple[int, ...] = (10,)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from fewmask.api import free_run_path
 from fewmask.config import resolve
-from fewmask.data.sample import make_sample
+from fewmask.data.sample import Split, make_sample
 from fewmask.errors import UsageError
 from fewmask.pipelines import tags_config
 from fewmask.pipelines.running import start
@@ -56,7 +56,8 @@ def make_halves(
         The data folder, and the CSV file that says which tile belongs to which part.
     """
     data, lines = root / "tiles", ["id,part"]
-    for part, count in (("train", train_images), ("test", test_images)):
+    counts: tuple[tuple[Split, int], ...] = (("train", train_images), ("test", test_images))
+    for part, count in counts:
         source = root / part
         make_sample(source, seed=seed, images_per_class=count, image_size=image_size, split=part)
         for path in sorted(source.glob("*/*.png")):

@@ -45,7 +45,8 @@ def predict(
     RunFolder.require_free(out)
     if images.is_dir():
         refuse_inside(out, images)
-    written, problems = [], []
+    written: list[Path] = []
+    problems: list[Problem] = []
     for name, path in found.items():
         try:
             image = read_image(path)

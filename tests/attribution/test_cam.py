@@ -299,14 +299,14 @@ def test_multi_scale_map_of_the_mirrored_image_is_the_mirrored_map(method):
     torch.testing.assert_close(cam.amax((1, 2)), torch.ones(2))
     mirrored = multi_scale_cam(network, image.flip(-1), **settings)
     torch.testing.assert_close(mirrored.flip(-1), cam, rtol=1e-3, atol=1e-4)
-    one_sided = multi_scale_cam(network, image, flip=False, **settings)
+    one_sided = multi_scale_cam(network, image, views="single", **settings)
     assert (one_sided - cam).abs().max() > 1e-2
 
 
 def test_one_scale_without_flip_is_the_plain_map():
     network = small_network()
     settings = {"target_layer": network[3], "class_index": 1, "method": "grad_cam"}
-    single = multi_scale_cam(network, images(), scales=(1.0,), flip=False, **settings)
+    single = multi_scale_cam(network, images(), scales=(1.0,), views="single", **settings)
     torch.testing.assert_close(single, compute_cam(network, images(), **settings))
 
 

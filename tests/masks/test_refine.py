@@ -5,7 +5,7 @@ import pytest
 
 from fewmask.errors import DataError, UsageError
 from fewmask.masks.colour_model import ColourModel, _minimise, colour_cut
-from fewmask.masks.refine import METHODS, pixel_adaptive, refine, seed_probability
+from fewmask.masks.refine import METHODS, pixel_adaptive, refine
 
 REFINING = [name for name in METHODS if name != "none"]
 
@@ -30,28 +30,24 @@ def iou(a, b):
 @pytest.mark.parametrize("method", REFINING)
 def test_refinement_moves_a_blurred_score_towards_the_object(method):
     image, mask, score = scene()
-    refined = refine(image, score, method=method, low=0.2, high=0.8, superpixels=25)
+    refined = refine(image, score, method=method, cut=0.5, superpixels=10)
     assert refined.shape == score.shape
-    assert refined.dtype == np.float32
-    assert refined.min() >= 0
-    assert refined.max() <= 1
-    assert iou(refined > 0.5, mask) > iou(score > 0.5, mask) + 0.05
+    assert refined.dtype == bool
+    assert iou(refined, mask) > iou(score > 0.5, mask) + 0.05
 
 
 def test_the_colour_model_fills_the_square_where_its_prior_is_weak():
     image, mask, score = scene()
-    trust_colours = ColourModel(prior_weight=0.5)
-    refined = refine(
-        image, score, method="colour_model", low=0.2, high=0.8, colour_model=trust_colours
-    )
+    sharp = ColourModel(smoothing_px=0)
+    refined = refine(image, score, method="colour_model", cut=0.5, colour_model=sharp)
     assert iou(score > 0.5, mask) < 0.7
-    assert iou(refined > 0.5, mask) > 0.95
+    assert iou(refined, mask) > 0.95
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_same_input_gives_the_same_bits(method):
     image, _, score = scene(1)
-    first, second = (refine(image, score, method=method, low=0.2, high=0.8) for _ in range(2))
+    first, second = (refine(image, score, method=method, cut=0.5) for _ in range(2))
     assert np.array_equal(first, second)
 
 
@@ -59,32 +55,35 @@ def test_the_same_input_gives_the_same_bits(method):
 def test_a_stack_is_refined_image_by_image(method):
     image, _, score = scene(2)
     images, scores = np.stack([image, image[::-1]]), np.stack([score, score.T])
-    together = refine(images, scores, method=method, low=0.2, high=0.8)
+    together = refine(images, scores, method=method, cut=0.5)
     for one, x, s in zip(together, images, scores, strict=True):
-        assert np.array_equal(one, refine(x, s, method=method, low=0.2, high=0.8))
+        assert np.array_equal(one, refine(x, s, method=method, cut=0.5))
 
 
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("level", [0.0, 0.5, 1.0])
-def test_constant_inputs_stay_constant(method, level):
+def test_a_constant_score_gives_all_or_nothing(method, level):
     image = np.full((20, 24, 3), 90, np.uint8)
-    refined = refine(image, np.full((20, 24), level), method=method, low=0.2, high=0.8)
-    assert np.ptp(refined) < 1e-5
-    if method != "colour_model" and method != "random_walker":
-        assert refined == pytest.approx(level, abs=1e-5)
-    elif level != 0.5:
-        assert refined == pytest.approx(level)
+    refined = refine(image, np.full((20, 24), level), method=method, cut=0.5)
+    assert (refined == (level > 0.5)).all()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_no_evidence_gives_no_object(method):
     image, _, _ = scene()
-    assert not refine(image, np.zeros((48, 48)), method=method, low=0.2, high=0.8).any()
+    assert not refine(image, np.zeros((48, 48)), method=method, cut=0.5).any()
 
 
-def test_none_returns_the_score():
+def test_none_is_the_plain_cut():
     image, _, score = scene()
-    assert np.array_equal(refine(image, score, method="none", low=0.2, high=0.8), score)
+    assert np.array_equal(refine(image, score, method="none", cut=0.3), score > 0.3)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_masks_shrink_or_stay_as_the_cut_rises_far(method):
+    image, _, score = scene()
+    loose, tight = (refine(image, score, method=method, cut=cut).sum() for cut in (0.3, 0.9))
+    assert tight < loose
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -93,12 +92,7 @@ def test_odd_and_tiny_images_work(method):
         rng = np.random.default_rng(height)
         image = rng.integers(0, 256, (height, width, 3)).astype(np.uint8)
         score = rng.random((height, width)).astype(np.float32)
-        assert refine(image, score, method=method, low=0.3, high=0.7).shape == (height, width)
-
-
-def test_the_seed_curve_is_half_in_the_middle_and_a_step_without_band():
-    assert seed_probability(np.array([0.3]), 0.1, 0.5) == pytest.approx(0.5)
-    assert seed_probability(np.array([0.49, 0.51]), 0.5, 0.5) == pytest.approx([0, 1], abs=1e-6)
+        assert refine(image, score, method=method, cut=0.5).shape == (height, width)
 
 
 def test_the_relaxed_cut_is_a_minimal_cut_of_all_masks_of_a_small_grid():
@@ -121,27 +115,28 @@ def test_the_relaxed_cut_is_a_minimal_cut_of_all_masks_of_a_small_grid():
 def test_more_smoothness_gives_a_shorter_outline():
     rng = np.random.default_rng(0)
     rgb = rng.random((40, 40, 3)).astype(np.float32)
-    prior = rng.random((40, 40)).astype(np.float32)
+    score = rng.random((40, 40)).astype(np.float32)
 
     def outline(smoothness):
-        mask = colour_cut(rgb, prior, ColourModel(smoothness=smoothness)).astype(int)
+        mask = colour_cut(rgb, score, 0.5, ColourModel(smoothness=smoothness)).astype(int)
         return np.abs(np.diff(mask, axis=0)).sum() + np.abs(np.diff(mask, axis=1)).sum()
 
     assert outline(20.0) < outline(0.1) / 2
 
 
-def test_pixel_adaptive_keeps_the_mean_over_alike_pixels_and_never_leaves_the_range():
+def test_pixel_adaptive_averages_and_so_never_leaves_the_range():
     image, _, score = scene()
     rgb = image.astype(np.float32) / 255
     refined = pixel_adaptive(rgb, score, iterations=3)
+    assert not np.allclose(refined, score)
     assert score.min() - 1e-6 <= refined.min() <= refined.max() <= score.max() + 1e-6
 
 
 def test_wrong_inputs_are_refused_by_name():
     image, _, score = scene()
     with pytest.raises(UsageError, match="REFINE-METHOD"):
-        refine(image, score, method="crf", low=0.2, high=0.8)
-    with pytest.raises(UsageError, match="PSEUDO-THRESHOLDS"):
-        refine(image, score, method="none", low=0.8, high=0.2)
+        refine(image, score, method="crf", cut=0.5)
+    with pytest.raises(UsageError, match="REFINE-CUT"):
+        refine(image, score, method="none", cut=1.5)
     with pytest.raises(DataError, match="REFINE-SHAPE"):
-        refine(image, score[:-1], method="none", low=0.2, high=0.8)
+        refine(image, score[:-1], method="none", cut=0.5)

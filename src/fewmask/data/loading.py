@@ -100,7 +100,12 @@ def steps_per_epoch(size: int, batch_size: int) -> int:
 
 
 def step_loader(
-    dataset: TrainingSet, batch_size: int, *, total_steps: int, first_step: int = 0, workers: int = 0
+    dataset: TrainingSet,
+    batch_size: int,
+    *,
+    total_steps: int,
+    first_step: int = 0,
+    workers: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of all steps from ``first_step`` on; the same for any number of workers."""
     order = StepOrder(

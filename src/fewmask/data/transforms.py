@@ -6,12 +6,14 @@ augmentation is a function of (seed, epoch, index) and of nothing else.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 
 from fewmask import torchvision_compat
 from fewmask.randomness import seeded
@@ -62,10 +64,11 @@ class Augmentation:
         flips: Mirror images and quarter turns, each with probability 1/2 (for views from above).
         mirror: Only the left-right mirror image (for views from the ground).
         zoom: Largest relative change of scale; 0.3 draws from 0.7 to 1.3.
-        rotation_degrees: Largest rotation.
+        rotation_degrees: Largest rotation; what comes from outside is a reflection, in the mask
+            too.
         colour: Strength of the changes of brightness, contrast and saturation, as a fraction.
-        blur: Probability of a Gaussian blur or a down- and up-sampling, against networks that tell
-            classes by sharpness.
+        resample: Probability of shrinking to 0.3 to 1 of the size and enlarging again, against
+            networks that tell classes by sharpness.
     """
 
     flips: bool = False
@@ -73,7 +76,7 @@ class Augmentation:
     zoom: float = 0.0
     rotation_degrees: float = 0.0
     colour: float = 0.0
-    blur: float = 0.0
+    resample: float = 0.0
 
     def __call__(
         self, image: Tensor, mask: Tensor | None, *names: int | str
@@ -86,8 +89,7 @@ class Augmentation:
             *names: Seed, epoch, index and the like.
 
         Returns:
-            Image in [0, 1] and mask of the same sizes; pixels that come from outside are black in
-            the image and 255 in the mask.
+            Image in [0, 1] and mask of the same sizes; the mask holds no new value.
         """
         with seeded(*names):
             picture = tv_tensors.Image(image)
@@ -104,19 +106,11 @@ class Augmentation:
             steps.append(v2.RandomVerticalFlip())
             steps.append(_QuarterTurn())
         if self.zoom or self.rotation_degrees:
-            steps.append(
-                v2.RandomAffine(
-                    degrees=self.rotation_degrees,
-                    scale=(1 - self.zoom, 1 + self.zoom),
-                    interpolation=v2.InterpolationMode.BILINEAR,
-                    fill={tv_tensors.Image: 0.0, tv_tensors.Mask: IGNORE_INDEX},
-                )
-            )
+            steps.append(_Affine(self.zoom, self.rotation_degrees))
         if self.colour:
             steps.append(v2.ColorJitter(self.colour, self.colour, self.colour))
-        if self.blur:
-            softer = [v2.GaussianBlur(5, (0.3, 1.5)), _Resample()]
-            steps.append(v2.RandomApply([v2.RandomChoice(softer)], p=self.blur))
+        if self.resample:
+            steps.append(v2.RandomApply([_Resample()], p=self.resample))
         return v2.Compose([*steps, v2.Identity()])
 
 
@@ -132,11 +126,39 @@ class _QuarterTurn(v2.Transform):
         return tv_tensors.wrap(torch.rot90(inpt.as_subclass(Tensor), 1, (-2, -1)), like=inpt)
 
 
+class _Affine(v2.Transform):
+    """Rotation, zoom and a shift of up to 10 %, image and mask alike, edges reflected.
+
+    (v2.RandomAffine fills with a constant, which at large angles is a third of the image.)
+    """
+
+    def __init__(self, zoom: float, rotation_degrees: float) -> None:
+        super().__init__()
+        self.zoom, self.rotation_degrees = zoom, rotation_degrees
+
+    def make_params(self, flat_inputs: list[Tensor]) -> dict[str, Tensor]:  # noqa: ARG002
+        turn, scale, right, down = torch.empty(4).uniform_(-1, 1).tolist()
+        angle = math.radians(turn * self.rotation_degrees)
+        size = 1 / (1 + scale * self.zoom)
+        cosine, sine = size * math.cos(angle), size * math.sin(angle)
+        rows = [[cosine, -sine, 0.1 * right], [sine, cosine, 0.1 * down]]
+        return {"theta": torch.tensor(rows)[None]}
+
+    def transform(self, inpt: Tensor, params: dict[str, Tensor]) -> Tensor:
+        mode = "nearest" if isinstance(inpt, tv_tensors.Mask) else "bilinear"
+        pixels = inpt.as_subclass(Tensor)[None].to(torch.float32)
+        grid = functional.affine_grid(params["theta"], list(pixels.shape), align_corners=False)
+        moved = functional.grid_sample(
+            pixels, grid, mode=mode, padding_mode="reflection", align_corners=False
+        )
+        return tv_tensors.wrap(moved[0].to(inpt.dtype), like=inpt)
+
+
 class _Resample(v2.Transform):
-    """Shrink an image by up to half and enlarge it again: the look of a coarser sensor."""
+    """Shrink an image to 0.3 to 1 of its size and enlarge it again: a coarser sensor."""
 
     def make_params(self, flat_inputs: list[Tensor]) -> dict[str, float]:  # noqa: ARG002
-        return {"scale": float(torch.empty(()).uniform_(0.5, 0.9))}
+        return {"scale": float(torch.empty(()).uniform_(0.3, 1.0))}
 
     def transform(self, inpt: Tensor, params: dict[str, float]) -> Tensor:
         if isinstance(inpt, tv_tensors.Mask):

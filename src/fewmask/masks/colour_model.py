@@ -3,7 +3,7 @@
 What a map marks is first described by its colours (clusters of each image's own pixels), then
 the outline is drawn where evidence, colour and image edges agree best. The energy of a mask x is
 
-    E(x) = Σ_p −x_p (λ · logit(s_p) + log P(colour_p | fg) / P(colour_p | bg))
+    E(x) = Σ_p −x_p (λ · (s_p − cut) + log P(colour_p | fg) / P(colour_p | bg))
            + γ Σ_(p,q) exp(−β |I_p − I_q|²) |x_p − x_q|
 
 over 4-neighbours (p, q), β = 1 / (2 · mean |I_p − I_q|²). Colours and mask are re-estimated in
@@ -38,8 +38,8 @@ class ColourModel:
     """Longer side at which the cut is computed; the mask is scaled back bilinearly."""
     clusters: int = 20
     """Colour clusters per image (k-means in CIELAB, lightness weighted by a half)."""
-    prior_weight: float = 1.0
-    """λ: weight of the evidence map against the colours."""
+    prior_slope: float = 8.0
+    """λ: log-odds per unit of score; larger trusts the evidence more against the colours."""
     smoothness: float = 5.0
     """γ: cost of a unit of outline where the image is flat."""
     smoothing_px: float = 1.0
@@ -48,39 +48,42 @@ class ColourModel:
     """How often colours and mask are re-estimated; at least 1."""
     steps: int = 100
     """Primal-dual steps per round."""
-    floor: float = 0.02
-    """The evidence is clipped to [floor, 1 − floor], so that no pixel is beyond doubt."""
+    most_log_odds: float = 4.0
+    """The evidence's log-odds are clipped to ±this, so that no pixel is beyond doubt."""
 
 
-def colour_cut(rgb: Map, prior: Map, settings: ColourModel | None = None) -> NDArray[np.bool_]:
-    """Mask of one image from the probability of each pixel to be foreground.
+def colour_cut(
+    rgb: Map, score: Map, cut: float = 0.5, settings: ColourModel | None = None
+) -> NDArray[np.bool_]:
+    """Mask of one image from a score.
 
     Args:
         rgb: (H, W, 3) float32 in [0, 1].
-        prior: (H, W) float32 in [0, 1]: 0.5 is "cannot tell".
+        score: (H, W) float32 in [0, 1].
+        cut: Score at which object and background are equally likely before colours are seen.
         settings: See :class:`ColourModel`.
 
     Returns:
-        (H, W) boolean. Deterministic. Without any pixel above 0.5 (or none below) there is
+        (H, W) boolean. Deterministic. With no pixel above ``cut`` (or none up to it) there is
         nothing to learn colours from, and the mask is empty (or full).
     """
     settings = settings or ColourModel()
-    if prior.max() <= 0.5 or prior.min() > 0.5:
-        return prior > 0.5
-    height, width = prior.shape
+    if score.max() <= cut or score.min() > cut:
+        return score > cut
+    height, width = score.shape
     factor = min(1.0, settings.work_px / max(height, width))
     small = (max(1, round(width * factor)), max(1, round(height * factor)))  # OpenCV: (w, h)
     lab = cv2.cvtColor(cv2.resize(rgb, small, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2LAB)
     if settings.smoothing_px > 0:
         lab = cv2.GaussianBlur(lab, (0, 0), settings.smoothing_px)
-    prior = cv2.resize(prior, small, interpolation=cv2.INTER_AREA)
+    score = cv2.resize(score, small, interpolation=cv2.INTER_AREA)
 
-    bounded = np.clip(prior, settings.floor, 1 - settings.floor)
-    evidence = settings.prior_weight * np.log(bounded / (1 - bounded))
+    most = settings.most_log_odds
+    evidence = np.clip(settings.prior_slope * (score - cut), -most, most).astype(np.float32)
+    foreground = 1 / (1 + np.exp(-evidence))
+    relaxed = foreground
     cluster = _cluster_colours(lab, settings.clusters)
     cost_right, cost_down = _edge_costs(lab, settings.smoothness)
-    foreground = prior
-    relaxed = prior.copy()
     for _ in range(settings.rounds):
         colour = _colour_log_ratio(cluster, foreground, settings.clusters)
         relaxed = _minimise(evidence + colour, cost_right, cost_down, relaxed, settings.steps)

@@ -1,7 +1,7 @@
 """Draw the outline of a coarse score along the edges and colours of its image.
 
-All methods but ``none`` read two label-free thresholds: pixels above ``high`` are taken as object,
-pixels up to ``low`` as background, those between are decided by the image.
+Two label-free numbers say how to read the score: ``cut``, at which a pixel is as likely object as
+background, and ``band``, beyond which it is taken as decided; the image decides the rest.
 """
 
 from __future__ import annotations
@@ -13,12 +13,9 @@ from skimage.segmentation import random_walker, slic
 from fewmask.errors import DataError, UsageError
 from fewmask.masks.colour_model import ColourModel, colour_cut
 from fewmask.masks.fuse import unit_rgb
-from fewmask.masks.pseudo_labels import check_band
 from fewmask.masks.threshold import check_score
 
 METHODS = ("none", "colour_model", "random_walker", "superpixel_vote", "pixel_adaptive")
-
-_SLOPE = 4.0  # probability(low), probability(high) = 0.018, 0.982
 
 
 def refine(
@@ -26,53 +23,45 @@ def refine(
     score: NDArray[np.floating],
     *,
     method: str,
-    low: float,
-    high: float,
+    cut: float = 0.5,
+    band: float = 0.2,
     superpixels: int = 250,
     beta: float = 130.0,
     iterations: int = 10,
     colour_model: ColourModel | None = None,
-) -> NDArray[np.float32]:
-    """The refined score of one image, or of each of a stack.
+) -> NDArray[np.bool_]:
+    """The refined mask of one image, or of each of a stack.
 
-    * ``none``: the score as it is.
-    * ``colour_model``: a mask (0 or 1) that follows the object's colours and the image's edges;
-      the prior of a pixel is a logistic curve with 0.5 half-way between ``low`` and ``high``.
-    * ``random_walker``: the probability that a walk over similar pixels reaches a pixel above
-      ``high`` before one up to ``low`` (Grady 2006).
-    * ``superpixel_vote``: the mean score of the pixel's superpixel.
-    * ``pixel_adaptive``: repeated averaging over similar pixels (Araslanov and Roth 2020).
+    * ``none``: ``score > cut``.
+    * ``colour_model``: the mask that follows the object's colours and the image's edges, see
+      :mod:`fewmask.masks.colour_model`.
+    * ``random_walker``: where a walk over similar pixels, started there, reaches a pixel above
+      ``cut + band`` more often than one up to ``cut - band`` first (Grady 2006).
+    * ``superpixel_vote``: superpixels whose mean score is above ``cut``.
+    * ``pixel_adaptive``: ``cut`` of the score averaged over similar pixels (Araslanov, Roth 2020).
 
     Args:
         image: (H, W, 3) or (N, H, W, 3) RGB, uint8 in 0..255 or float in [0, 1].
         score: (H, W) or (N, H, W) float in [0, 1].
         method: One of :data:`METHODS`.
-        low: Score up to which a pixel is taken as background.
-        high: Score above which it is taken as object.
+        cut: Score at which object and background are equally likely. 0.5 suits a probability; a
+            class activation map scaled to a maximum of 1 spreads too far and wants about 0.8.
+        band: Distance from ``cut`` beyond which ``random_walker`` takes a pixel as decided.
         superpixels: Number wanted by ``superpixel_vote``.
         beta: Edge penalty of ``random_walker``; larger keeps walks within a colour.
         iterations: Rounds of ``pixel_adaptive``.
         colour_model: Settings of ``colour_model``.
 
     Returns:
-        float32 in [0, 1] of ``score``'s shape; equal inputs give equal results. Where
-        ``random_walker`` has no pixel above ``high``, or none up to ``low``, the result is the
-        plain cut ``score > high``: without both there is nothing to spread.
+        Boolean array of ``score``'s shape; equal inputs give equal results. A score that is
+        nowhere above ``cut`` gives an empty mask, with every method.
 
     Raises:
-        UsageError: Unknown method, or ``low`` above ``high``.
+        UsageError: Unknown method, or ``cut`` or ``band`` out of range.
         DataError: Image and score differ in size, or have values out of range.
     """
-    score, rgb = check_score(score), unit_rgb(image)
-    check_band(low, high)
-    if method not in METHODS:
-        raise UsageError.of(
-            "REFINE-METHOD",
-            where="method",
-            found=repr(method),
-            expected=f"one of {', '.join(METHODS)}",
-            fix="choose one of these methods",
-        )
+    score, rgb = check_score(score).clip(0, 1), unit_rgb(image)
+    _check_settings(method, cut, band)
     if rgb.shape[:-1] != score.shape:
         raise DataError.of(
             "REFINE-SHAPE",
@@ -81,47 +70,60 @@ def refine(
             expected="(height, width, 3) and (height, width), or n of each",
             fix="resize the score to the image first",
         )
-    shape = score.shape
-    if score.ndim == 2:
-        rgb, score = rgb[None], score[None]
 
-    def refine_one(x: NDArray[np.float32], s: NDArray[np.float32]) -> NDArray[np.float32]:
+    def refine_one(x: NDArray[np.float32], s: NDArray[np.float32]) -> NDArray[np.bool_]:
+        if method == "none" or not (s > cut).any():
+            return s > cut
         if method == "colour_model":
-            return colour_cut(x, seed_probability(s, low, high), colour_model).astype(np.float32)
+            return colour_cut(x, s, cut, colour_model)
         if method == "random_walker":
-            return walk(x, s, low=low, high=high, beta=beta)
+            return walk(x, s, low=cut - band, high=cut + band, beta=beta)
         if method == "superpixel_vote":
-            return superpixel_mean(x, s, superpixels)
-        if method == "pixel_adaptive":
-            return pixel_adaptive(x, s, iterations)
-        return s
+            return superpixel_mean(x, s, superpixels) > cut
+        return pixel_adaptive(x, s, iterations) > cut
 
-    refined = np.stack([refine_one(x, s) for x, s in zip(rgb, score.clip(0, 1), strict=True)])
-    return refined.reshape(shape)
+    if score.ndim == 2:
+        return refine_one(rgb, score)
+    return np.stack([refine_one(x, s) for x, s in zip(rgb, score, strict=True)])
 
 
-def seed_probability(score: NDArray[np.floating], low: float, high: float) -> NDArray[np.float32]:
-    """Logistic curve through 0.018 at ``low``, 0.5 half-way and 0.982 at ``high``.
-
-    >>> seed_probability(np.array([0.55, 0.8, 1.05]), 0.55, 1.05).round(3).tolist()
-    [0.017999999225139618, 0.5, 0.9819999933242798]
-    """
-    half = max((high - low) / 2, 1e-6)
-    exponent = np.clip((score - (low + high) / 2) / half * _SLOPE, -30, 30)
-    return (1 / (1 + np.exp(-exponent))).astype(np.float32)
+def _check_settings(method: str, cut: float, band: float) -> None:
+    if method not in METHODS:
+        raise UsageError.of(
+            "REFINE-METHOD",
+            where="method",
+            found=repr(method),
+            expected=f"one of {', '.join(METHODS)}",
+            fix="choose one of these methods",
+        )
+    if not (0 <= cut <= 1 and 0 <= band <= 1):
+        raise UsageError.of(
+            "REFINE-CUT",
+            where="cut and band",
+            found=f"cut = {cut}, band = {band}",
+            expected="both in [0, 1]",
+            fix="0.5 and 0.2 suit a probability",
+        )
 
 
 def walk(
     rgb: NDArray[np.float32], score: NDArray[np.float32], *, low: float, high: float, beta: float
-) -> NDArray[np.float32]:
-    """Random-walker probability of the foreground for one image; see :func:`refine`."""
+) -> NDArray[np.bool_]:
+    """Random-walker mask of one image; without seeds of both kinds, the cut half-way between.
+
+    Args:
+        rgb: (H, W, 3) float32 in [0, 1].
+        score: (H, W) float32 in [0, 1].
+        low: Pixels up to this score are seeds of the background.
+        high: Pixels above it are seeds of the object.
+        beta: Edge penalty.
+
+    Source: Grady 2006, "Random walks for image segmentation".
+    """
     seeds = np.where(score > high, 2, np.where(score <= low, 1, 0))
-    if not ((seeds == 2).any() and (seeds == 1).any()) or (seeds > 0).all():
-        return (score > high).astype(np.float32)
-    walks = random_walker(
-        rgb, seeds, beta=beta, mode="cg_j", tol=1e-5, channel_axis=-1, return_full_prob=True
-    )
-    return walks[1].astype(np.float32).clip(0, 1)
+    if set(np.unique(seeds)) != {0, 1, 2}:
+        return score > (low + high) / 2
+    return random_walker(rgb, seeds, beta=beta, mode="cg_j", tol=1e-5, channel_axis=-1) == 2
 
 
 def superpixel_mean(

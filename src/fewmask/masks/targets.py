@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 
 from fewmask.masks.refine import refine
-from fewmask.masks.threshold import otsu_value
 
 IGNORE_INDEX = 255
 
@@ -14,17 +13,22 @@ def pseudo_target(
     image: np.ndarray,
     scores: np.ndarray,
     *,
-    refine_method: str = "colour_model",
+    method: str,
+    cut: float,
     band: float = 0.0,
     band_px: int = 0,
 ) -> np.ndarray:
     """A training target from evidence: the refined mask of each class, 255 where in doubt.
 
+    A class that is known to be there but whose mask comes out empty leaves nothing certain: all
+    pixels of such an image that no other class claims are 255.
+
     Args:
         image: (H, W, 3) uint8.
         scores: (K, H, W) float in [0, 1]; an all-zero map means that the class is absent.
-        refine_method: One of :data:`fewmask.masks.refine.METHODS`.
-        band: Half-width in score of the band around Otsu's threshold that is ignored.
+        method: One of :data:`fewmask.masks.refine.METHODS`.
+        cut: Score at which object and background are equally likely.
+        band: Half-width in score of the band around ``cut`` that is ignored.
         band_px: Pixels on either side of a mask's outline that are ignored.
 
     Returns:
@@ -32,14 +36,18 @@ def pseudo_target(
     """
     masks, doubt = [], np.zeros(scores.shape[1:], bool)
     for score in scores:
-        mask = refine(image, score, method=refine_method) if score.any() else np.zeros_like(doubt)
-        masks.append(np.asarray(mask, bool))
-        if score.any() and band:
-            doubt |= np.abs(score - otsu_value(score)) <= band
+        if not score.any():
+            masks.append(np.zeros_like(doubt))
+            continue
+        masks.append(np.asarray(refine(image, score, method=method, cut=cut), bool))
+        if band:
+            doubt |= np.abs(score - cut) <= band
         if band_px:
             doubt |= _near_outline(masks[-1], band_px)
     ids = class_ids(np.stack(masks), scores)
-    return np.where(doubt, IGNORE_INDEX, ids).astype(np.uint8)
+    lost = any(score.any() and not mask.any() for score, mask in zip(scores, masks, strict=True))
+    unsure = (doubt | (ids == 0)) if lost else doubt
+    return np.where(unsure, IGNORE_INDEX, ids).astype(np.uint8)
 
 
 def refine_classes(image: np.ndarray, probs: np.ndarray, *, method: str = "none") -> np.ndarray:
@@ -58,14 +66,16 @@ def refine_classes(image: np.ndarray, probs: np.ndarray, *, method: str = "none"
         return ids
     scores = probs[1:].astype(np.float32)
     masks = [
-        refine(image, score, method=method) if (ids == k).any() else np.zeros(ids.shape, bool)
+        refine(image, score, method=method, cut=0.5)
+        if (ids == k).any()
+        else np.zeros(ids.shape, bool)
         for k, score in enumerate(scores, start=1)
     ]
     return class_ids(np.stack(masks), scores)
 
 
 def class_ids(masks: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(K, H, W) bool masks to (H, W) uint8 ids; where several claim a pixel, the highest score.
+    """Masks (K, H, W) bool to ids (H, W) uint8; the highest score wins where several meet.
 
     >>> masks = np.array([[[True, False]], [[True, False]]])
     >>> class_ids(masks, np.array([[[0.2, 0.0]], [[0.9, 0.0]]])).tolist()

@@ -109,7 +109,8 @@ def timm_classifier(name: str, num_outputs: int, weights_file: Path | None) -> N
     check_timm_name(name)
     import timm
 
-    network = timm.create_model(name, pretrained=False, num_classes=num_outputs)
+    network = timm.create_model(name, pretrained=False, num_classes=1)
+    network.reset_classifier(num_outputs)  # type: ignore[operator]  # timm's own draw of a 1-output head is far too wide
     config: Any = network.pretrained_cfg
     if weights_file is not None:
         weights = load_weights_file(weights_file)

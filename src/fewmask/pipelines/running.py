@@ -248,7 +248,7 @@ def _write_weights(work: Workspace, module: ModuleType, metrics: Mapping[str, An
             "kind": "segmenter",
             "architecture": config.segment_architecture,
             "decoder_width": config.segment_decoder_width,
-            "flips": config.predict_flips,
+            "views": config.predict_views,
             "refine": config.predict_refine,
         }
     write_atomically(folder / "card.json", json.dumps(card, indent=1).encode())
@@ -311,7 +311,7 @@ def predictor_of_run(run: RunFolder, device: torch.device) -> Any:
     network = new_segmenter(work.config, len(card["class_names"]) + 1, pretrained=False)
     load_weights(run.path / "weights" / "segmenter.safetensors", network)
     return SegmenterPredictor(
-        network.to(device).eval(), card["image_size"], card["flips"], card["refine"]
+        network.to(device).eval(), card["image_size"], card["views"], card["refine"]
     )
 
 

@@ -36,7 +36,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "segment_learning_rate": 1e-4,
         "segment_schedule": "constant",
         "segment_weight_decay": 0.0,
-        "predict_flips": False,
+        "segment_encoder_rate": 1.0,
+        "predict_views": "single",
     },
     "best": {"image_size": 224, "segment_epochs": 40},
 }

@@ -100,19 +100,21 @@ def _cut(score: np.ndarray, threshold: float | None) -> np.ndarray:
 
 
 def make_pseudo_masks(work: Workspace, stage: Stage) -> None:
-    """Fused evidence to training targets: refined, with an ignore band; negatives are background."""
+    """Evidence to training targets: refined, with an ignore band; negatives are background."""
     evidence, config = Evidence(work), work.config
     rows = work.rows("train", "val")
     targets = np.full(work.images.shape[:3], IGNORE_INDEX, np.uint8)
     loop = Loop(stage, len(rows), seed=config.seed, state={}, unit="image", resumable=False)
     for row in (rows[i] for i in loop):
         scores = evidence.scores(row)
-        targets[row] = target_of(work.images[row], scores, work.tags[row], config)
+        targets[row] = target_of(
+            work.images[row], scores, work.tags[row], config.pseudo_cut, config
+        )
     np.save(stage.path / "targets.npy", targets)
 
 
 def target_of(
-    image: np.ndarray, scores: np.ndarray, tags: np.ndarray, config: TagsConfig
+    image: np.ndarray, scores: np.ndarray, tags: np.ndarray, cut: float, config: TagsConfig
 ) -> np.ndarray:
     """A training target from the scores of the classes that an image is known to have.
 
@@ -120,6 +122,7 @@ def target_of(
         image: (S, S, 3) uint8.
         scores: (K, S, S) float32 in [0, 1].
         tags: (K,) bool.
+        cut: Score at which object and background are equally likely.
         config: Reads ``pseudo_*``.
 
     Returns:
@@ -128,7 +131,8 @@ def target_of(
     return pseudo_target(
         image,
         np.where(tags[:, None, None], scores, 0),
-        refine_method=config.pseudo_refine,
+        method=config.pseudo_refine,
+        cut=cut,
         band=config.pseudo_band,
         band_px=config.pseudo_band_px,
     )
@@ -146,7 +150,7 @@ def train_segmenter(work: Workspace, stage: Stage) -> None:
             targets = targets.copy()
             for row in tagged:
                 scores = probs[row, 1:].astype(np.float32)
-                targets[row] = target_of(work.images[row], scores, work.tags[row], config)
+                targets[row] = target_of(work.images[row], scores, work.tags[row], 0.5, config)
 
 
 def candidates(work: Workspace) -> list[Candidate]:
@@ -163,7 +167,7 @@ def candidates(work: Workspace) -> list[Candidate]:
                 Candidate(
                     f"segmenter on {count} true masks",
                     "control" if few else "reference",
-                    lambda _, image, predictor=predictor: predictor.mask(image),
+                    _apply(predictor),
                     masks_used=count,
                     note="the same network, schedule and negatives"
                     if few
@@ -179,10 +183,14 @@ def candidates(work: Workspace) -> list[Candidate]:
                 Candidate(
                     "segmenter on pseudo-masks" + ("" if last else f", round {number}"),
                     "result" if last else "reference",
-                    lambda _, image, predictor=predictor: predictor.mask(image),
+                    _apply(predictor),
                 )
             )
     return rows
+
+
+def _apply(predictor: SegmenterPredictor) -> Callable[[int, np.ndarray], np.ndarray]:
+    return lambda _, image: predictor.mask(image)
 
 
 def _evidence_rows(work: Workspace, evidence: Evidence) -> list[Candidate]:
@@ -208,7 +216,16 @@ def _evidence_rows(work: Workspace, evidence: Evidence) -> list[Candidate]:
 
         return mask
 
+    def refined(index: int) -> np.ndarray:
+        tagged = evidence.cams[index].any((1, 2))
+        target = target_of(
+            work.images[index], evidence.scores(index), tagged, config.pseudo_cut, config
+        )
+        return np.stack([target == k for k in range(1, len(tagged) + 1)])
+
     rows = [row(f"{name}, Otsu", lambda i: evidence.cam_masks(i, None))]
+    if config.segment_rounds:
+        rows.append(row("pseudo-masks of predicted tags", refined, "reference"))
     measured = measured_rows(work)
     if len(work.class_names) == 1 and measured:
         best, _ = oracle_threshold(
@@ -362,7 +379,12 @@ STAGES = (
     ),
     StageSpec("pseudo_masks", make_pseudo_masks, reads=("evidence",), settings=("pseudo",)),
     StageSpec("segment", train_segmenter, reads=("pseudo_masks",), settings=("predict", "pseudo")),
-    StageSpec("controls", controls, reads=("split",), settings=("segment", "controls", "predict")),
+    StageSpec(
+        "controls",
+        controls,
+        reads=("split", "classify"),
+        settings=("segment", "controls", "predict"),
+    ),
     StageSpec(
         "evaluate",
         evaluate,

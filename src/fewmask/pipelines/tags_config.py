@@ -74,7 +74,9 @@ class TagsConfig(Settings):
     classify_validate_every_epochs: int = 1
     """Published: a checkpoint every 10 epochs."""
     classify_augment: bool = True
-    """Flips, zoom, colour, and blur against classifiers that tell tags by sharpness."""
+    """Flips, zoom, colour, and resampling against classifiers that tell tags by sharpness."""
+    classify_label_smoothing: float = 0.05
+    """Tags of 0 and 1 become this and 1 - this; binary loss only."""
 
     cam_method: Literal["cam", "grad_cam", "grad_cam_pp", "layer_cam", "score_cam"] = "cam"
     """Published: score_cam; the published baseline is grad_cam."""
@@ -84,10 +86,10 @@ class TagsConfig(Settings):
     """Dotted name of the classifier's layer; default: the last convolutional one."""
     cam_image_size: int = 0
     """Side in px of the classifier's input for the maps; 0 = image_size."""
-    cam_scales: tuple[float, ...] = (1.0, 1.5, 2.0)
+    cam_scales: tuple[float, ...] = (1.0,)
     """Input scales whose maps are averaged."""
-    cam_flip: bool = True
-    """Average with the mirror image's map."""
+    cam_views: Literal["single", "mirror", "dihedral"] = "dihedral"
+    """Average over no, the mirrored, or all eight mirrored and turned views (seen from above)."""
     cam_max_masks: int | None = None
     """Score-CAM: cluster the channel masks into so many by k-means; None = exact."""
 
@@ -96,8 +98,8 @@ class TagsConfig(Settings):
     published threshold makes sense with absolute."""
     pseudo_fusion: Literal[
         "none", "intersection", "union", "product", "mean", "geometric_mean", "hysteresis"
-    ] = "geometric_mean"
-    """How the two maps become one score; none = the CAM alone."""
+    ] = "none"
+    """How the two maps become one score; none = the CAM alone. Published: intersection."""
     cam_threshold: float | None = None
     """Threshold on the CAM; None = Otsu, label-free. Published: 0.4 (grid 0.1 ... 0.6)."""
     difference_threshold: float | None = None
@@ -109,9 +111,12 @@ class TagsConfig(Settings):
         "colour_model"
     )
     """Refinement of the fused score on the image's own pixels."""
+    pseudo_cut: float = Field(0.8, ge=0, le=1)
+    """Evidence, as a fraction of its maximum, at which object and background are equally likely
+    before the image's colours are seen. (A segmenter's probabilities: 0.5.)"""
     pseudo_band: float = 0.0
     """Half-width, in score, of the band around the threshold that is ignored in training."""
-    pseudo_band_px: int = 2
+    pseudo_band_px: int = 0
     """Pixels on either side of a pseudo-mask's outline that are ignored in training."""
     segment_rounds: int = 2
     """Rounds of: train, predict the training images, refine, train anew."""
@@ -127,8 +132,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "translate_steps": 20,
         "classify_epochs": 3,
         "classify_batch_size": 16,
-        "cam_scales": (1.0, 2.0),
-        "pseudo_fusion": "none",
         "segment_epochs": 4,
         "segment_batch_size": 8,
         "segment_rounds": 1,
@@ -137,7 +140,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "controls_masks": (),
         "controls_full": False,
     },
-    "fast": {},
+    "fast": {
+        "segment_start": "tags",
+        "predict_views": "dihedral",
+        "predict_refine": "colour_model",
+    },
     "paper": {
         "folds": 10,
         "image_size": 512,
@@ -164,11 +171,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "classify_augment": False,
         "cam_method": "score_cam",
         "cam_scales": (1.0,),
-        "cam_flip": False,
+        "cam_views": "single",
         "pseudo_fusion": "intersection",
         "cam_threshold": 0.4,
         "difference_threshold": 0.08,
         "pseudo_refine": "none",
+        "classify_label_smoothing": 0.0,
         "segment_rounds": 0,
         "segment_architecture": "classic_unet",
         "segment_ema_decay": 0.0,
@@ -177,7 +185,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "segment_learning_rate": 1e-4,
         "segment_schedule": "constant",
         "segment_weight_decay": 0.0,
-        "predict_flips": False,
+        "segment_encoder_rate": 1.0,
+        "predict_views": "single",
         "controls_masks": (),
     },
     "best": {
@@ -188,9 +197,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "translate_discriminator_width": 64,
         "translate_steps": 6000,
         "classify_epochs": 12,
-        "cam_image_size": 256,
         "segment_epochs": 25,
         "segment_rounds": 3,
+        "segment_start": "tags",
+        "predict_views": "dihedral",
+        "predict_refine": "colour_model",
         "segment_decoder_width": 64,
         "controls_masks": (5, 10, 30),
     },

@@ -6,12 +6,13 @@ landslide study.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from fewmask.attribution.cam import compute_cam, find_layer, multi_scale_cam
 from fewmask.data.loading import TrainingSet
@@ -49,8 +50,9 @@ def new_classifier(config: TagsConfig, num_classes: int, *, pretrained: bool = T
     outputs = num_classes + (config.classify_loss == "cross_entropy")
     file = weights_file(config) if pretrained else None
     if config.encoder == "vgg16":
-        download = "imagenet" if config.encoder_weights == "imagenet" and pretrained else None
-        return vgg16_classifier(outputs, file or download)
+        if pretrained and config.encoder_weights == "imagenet":
+            return vgg16_classifier(outputs, "imagenet")
+        return vgg16_classifier(outputs, file)
     if config.encoder in CLASSIFIER_TARGET_LAYER and file is None:
         return efficientnet_classifier(
             outputs, pretrained=pretrained and config.encoder_weights == "packaged"
@@ -58,14 +60,24 @@ def new_classifier(config: TagsConfig, num_classes: int, *, pretrained: bool = T
     return timm_classifier(config.encoder, outputs, file)
 
 
-def tag_loss(kind: str) -> Any:
-    """``(logits, tags)`` to a scalar; tags (N, K) float32 in {0, 1}."""
+def tag_loss(kind: str, smoothing: float = 0.0) -> Callable[[Tensor, Tensor], Tensor]:
+    """``(logits, tags)`` to a scalar; tags (N, K) float32 in {0, 1}.
+
+    >>> loss = tag_loss("binary", smoothing=0.05)
+    >>> round(float(loss(torch.zeros(1, 1), torch.ones(1, 1))), 4)
+    0.6931
+    """
     if kind == "binary":
-        return F.binary_cross_entropy_with_logits
+
+        def sigmoid_loss(logits: Tensor, tags: Tensor) -> Tensor:
+            target = tags * (1 - 2 * smoothing) + smoothing
+            return functional.binary_cross_entropy_with_logits(logits, target)
+
+        return sigmoid_loss
 
     def softmax_loss(logits: Tensor, tags: Tensor) -> Tensor:
         none = 1 - tags.sum(1, keepdim=True)
-        return F.cross_entropy(logits, torch.cat([none, tags], 1).argmax(1))
+        return functional.cross_entropy(logits, torch.cat([none, tags], 1).argmax(1))
 
     return softmax_loss
 
@@ -91,7 +103,12 @@ def train_classifier(work: Workspace, stage: Stage) -> None:
     augmentation = Augmentation()
     if config.classify_augment:
         augmentation = Augmentation(
-            flips=config.segment_flips, mirror=True, zoom=0.3, colour=0.2, blur=0.5
+            flips=config.segment_flips,
+            mirror=True,
+            zoom=0.25,
+            rotation_degrees=180.0 if config.segment_flips else 10.0,
+            colour=0.25,
+            resample=0.7,
         )
     held_out = work.rows("val")
 
@@ -103,7 +120,7 @@ def train_classifier(work: Workspace, stage: Stage) -> None:
         stage,
         network,
         TrainingSet(images, tags, rows, augmentation, seed=config.seed, name=stage.label),
-        tag_loss(config.classify_loss),
+        tag_loss(config.classify_loss, config.classify_label_smoothing),
         FitSettings(
             epochs=config.classify_epochs,
             batch_size=config.classify_batch_size,
@@ -194,21 +211,21 @@ class EvidenceMaker(NamedTuple):
         big = image.to(self.device)
         if config.cam_image_size:
             sides = (config.cam_image_size, config.cam_image_size)
-            big = F.interpolate(big, sides, mode="bilinear", align_corners=False)
+            big = functional.interpolate(big, sides, mode="bilinear", align_corners=False)
         for k in range(tags.shape[1]):
             chosen = np.flatnonzero(tags[:, k])
             if len(chosen) == 0:
                 continue
             index = k + (config.classify_loss == "cross_entropy")
             options |= {"class_index": index, "method": method or config.cam_method}
-            if config.cam_scales == (1.0,) and not config.cam_flip:
+            if config.cam_scales == (1.0,) and config.cam_views == "single":
                 cam = compute_cam(self.classifier, big[chosen], **options)
             else:
                 cam = multi_scale_cam(
                     self.classifier,
                     big[chosen],
                     scales=config.cam_scales,
-                    flip=config.cam_flip,
+                    views=config.cam_views,
                     **options,
                 )
             cams[chosen, k] = shrink(cam[:, None], size)[:, 0].clamp(0, 1).cpu().numpy()
@@ -228,7 +245,7 @@ class EvidenceMaker(NamedTuple):
                 for before, after in zip(to_bytes(small), to_bytes((fake + 1) / 2), strict=True)
             ]
         )
-        maps = F.interpolate(
+        maps = functional.interpolate(
             torch.from_numpy(changed)[:, None], (size, size), mode="bilinear", align_corners=False
         )
         return maps[:, 0].clamp(0, 1).numpy()
@@ -256,6 +273,11 @@ def make_evidence(work: Workspace, stage: Stage) -> None:
         arrays[name] = np.lib.format.open_memmap(
             path, "w+" if fresh else "r+", np.float16, shape if fresh else None
         )
+
+    def flush() -> None:
+        for array in arrays.values():
+            array.flush()
+
     chunks = [rows[i : i + 8] for i in range(0, len(rows), 8)]
     loop = Loop(
         stage,
@@ -263,7 +285,7 @@ def make_evidence(work: Workspace, stage: Stage) -> None:
         seed=config.seed,
         state={},
         unit="batch",
-        before_save=lambda: [array.flush() for array in arrays.values()] and None,
+        before_save=flush,
     )
     for step in loop:
         chunk = chunks[step]
@@ -272,6 +294,5 @@ def make_evidence(work: Workspace, stage: Stage) -> None:
         arrays["differences"][chunk] = maker.differences(image)
         if "grad_cams" in arrays:
             arrays["grad_cams"][chunk] = maker.cams(image, known[chunk], "grad_cam")
-    for array in arrays.values():
-        array.flush()
+    flush()
     np.save(stage.path / "known_tags.npy", known)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional
 
 from fewmask.data.loading import TrainingSet, step_loader, steps_per_epoch
 from fewmask.data.transforms import Augmentation, to_bytes, to_signed, to_unit
@@ -121,7 +121,7 @@ def translation_step(
         loss, fake_a, fake_b = generator_loss(nets, part_a, part_b, config)
         share = len(part_a) / len(real_a)
         loop.require_finite(generators=loss)
-        (loss * share).backward()  # type: ignore[no-untyped-call]
+        (loss * share).backward()
         generators += float(loss.detach()) * share
         fakes.append((fake_a, fake_b))
     loop.step_optimizer(optimizers["generators"])
@@ -139,7 +139,7 @@ def translation_step(
         )
         share = len(part_a) / len(real_a)
         loop.require_finite(discriminators=loss)
-        (loss * share).backward()  # type: ignore[no-untyped-call]
+        (loss * share).backward()
         judges += float(loss.detach()) * share
     loop.step_optimizer(optimizers["discriminators"])
     return {"generators": generators, "discriminators": judges}
@@ -180,7 +180,7 @@ def train_translation(work: Workspace, stage: Stage) -> None:
         )
     seed_all(config.seed, stage.label, "weights")
     nets = Translators(*(net.to(work.device) for net in new_translators(config)))
-    adam = {"lr": config.translate_learning_rate, "betas": (0.5, 0.999)}
+    adam: dict[str, Any] = {"lr": config.translate_learning_rate, "betas": (0.5, 0.999)}
     optimizers = {
         "generators": torch.optim.Adam(
             [*nets.gen_ab.parameters(), *nets.gen_ba.parameters()], **adam
@@ -223,7 +223,7 @@ def shrink(image: Tensor, size: int) -> Tensor:
     """(N, C, H, W) to (N, C, size, size), antialiased."""
     if image.shape[-1] == size and image.shape[-2] == size:
         return image
-    return F.interpolate(image, (size, size), mode="bilinear", antialias=True)
+    return functional.interpolate(image, (size, size), mode="bilinear", antialias=True)
 
 
 def load_generator(work: Workspace, name: str) -> nn.Module:

@@ -95,7 +95,7 @@ class CheckpointStore:
         return final
 
     def complete(self) -> list[Path]:
-        """Finished checkpoints, oldest first (existence of the manifest; hashes come at loading)."""
+        """Finished checkpoints, oldest first; their hashes are compared at loading."""
         found = [
             path
             for path in self.folder.glob("step-*")

@@ -107,6 +107,7 @@ def measure(work: Workspace, stage: Stage, candidates: Sequence[Candidate]) -> N
         for i in loop:
             sample = work.data.samples[rows[i]]
             image, target = read_image(sample.image_path), read_target(sample, work.data)
+            assert target is not None  # measured_rows holds only samples with a truth
             for c, candidate in enumerate(candidates):
                 mask = candidate.mask_of(rows[i], image)
                 matrices[c, i] = confusion_matrix(target, mask, num_classes)

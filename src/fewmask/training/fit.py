@@ -33,6 +33,7 @@ class FitSettings:
         keep: ``last`` weights, or the ``best`` by the validation score.
         validate_every_epochs: How often the validation score is taken.
         max_gradient_norm: Gradients are scaled down to it.
+        encoder_rate: Learning rate of parameters below a module called ``encoder``, as a fraction.
     """
 
     epochs: int
@@ -46,6 +47,7 @@ class FitSettings:
     keep: Literal["last", "best"] = "last"
     validate_every_epochs: int = 1
     max_gradient_norm: float = math.inf
+    encoder_rate: float = 1.0
 
 
 class Best:
@@ -101,9 +103,8 @@ def fit(
     Returns:
         The network with its final weights (EMA or best if asked for), in eval mode.
     """
-    network.to(device).train()
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    optimizer = _optimizer(settings, parameters)
+    network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
+    optimizer = _optimizer(settings, network)
     per_epoch = steps_per_epoch(len(dataset), settings.batch_size)
     total_steps = settings.epochs * per_epoch
     state: dict[str, Any] = {"network": network, "optimizer": optimizer}
@@ -126,14 +127,15 @@ def fit(
                 workers=workers,
             )
         image, target = (tensor.to(device) for tensor in next(batches))
+        image = image.contiguous(memory_format=torch.channels_last)
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * _schedule(settings.schedule, step, total_steps)
+            group["lr"] = group["highest"] * _schedule(settings.schedule, step, total_steps)
         optimizer.zero_grad(set_to_none=True)
         total = 0.0
         for part, part_target in _micro_batches(image, target, settings.micro_batch_size):
             loss = loss_function(network(part), part_target) * (len(part) / len(image))
             loop.require_finite(loss=loss)
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()
             total += loss.item()
         loop.step_optimizer(optimizer, max_norm=settings.max_gradient_norm)
         if settings.ema_decay:
@@ -155,8 +157,20 @@ def fit(
     return network.eval()
 
 
-def _optimizer(settings: FitSettings, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    common: dict[str, Any] = {"lr": settings.learning_rate, "weight_decay": settings.weight_decay}
+def _optimizer(settings: FitSettings, network: nn.Module) -> torch.optim.Optimizer:
+    """The optimiser with two groups of parameters; ``highest`` is a group's own highest rate."""
+    slow: list[nn.Parameter] = []
+    quick: list[nn.Parameter] = []
+    for name, parameter in network.named_parameters():
+        if parameter.requires_grad:
+            (slow if "encoder" in name.split(".") else quick).append(parameter)
+    rate = settings.learning_rate
+    parameters = [
+        {"params": members, "highest": rate * factor}
+        for members, factor in ((quick, 1.0), (slow, settings.encoder_rate))
+        if members
+    ]
+    common: dict[str, Any] = {"lr": rate, "weight_decay": settings.weight_decay}
     if settings.optimizer == "sgd":
         return torch.optim.SGD(parameters, momentum=0.9, **common)
     if settings.optimizer == "adam":

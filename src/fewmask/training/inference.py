@@ -8,31 +8,34 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fewmask.attribution.cam import VIEWS
 from fewmask.data.transforms import to_unit
 
 
 @torch.no_grad()
 def predict_probs(
-    network: nn.Module, image: Tensor, *, flips: bool = False, device: torch.device | None = None
+    network: nn.Module, image: Tensor, *, views: str = "single", device: torch.device | None = None
 ) -> Tensor:
     """Class probabilities of a segmenter.
 
     Args:
         network: In eval mode; image to logits (N, C, H, W).
         image: (N, 3, H, W) float32 in [0, 1].
-        flips: Average over the image and its left-right and upside-down mirror images.
+        views: Average over the views that :data:`fewmask.attribution.cam.VIEWS` lists by this
+            name.
         device: Where the network is; default: the device of its first parameter.
 
     Returns:
         (N, C, H, W) float32 on the CPU, softmax over C.
     """
     device = device or next(network.parameters()).device
-    image = image.to(device)
-    views: list[tuple[int, ...]] = [(), (-1,), (-2,)] if flips else [()]
-    total = sum(
-        network(image.flip(dims) if dims else image).softmax(1).flip(dims) for dims in views
-    )
-    return (total / len(views)).float().cpu()
+    image = image.to(device).contiguous(memory_format=torch.channels_last)
+    total = torch.zeros((), device=device)
+    for turns, mirrored in VIEWS[views]:
+        view = torch.rot90(image.flip(-1) if mirrored else image, turns, (-2, -1))
+        probs = torch.rot90(network(view).softmax(1), -turns, (-2, -1))
+        total = total + (probs.flip(-1) if mirrored else probs)
+    return (total / len(VIEWS[views])).float().cpu()
 
 
 @torch.no_grad()

@@ -113,7 +113,7 @@ class Loop:
         """
         self.require_finite(loss=loss)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         self.step_optimizer(optimizer, max_norm=max_norm)
 
     def step_optimizer(

@@ -5,7 +5,7 @@
     RUN/
       run.yaml          command, resolved settings, versions, seed, threads: reproduces the run
       status.json       state, stage and process        log.txt   metrics.jsonl
-      1-split/ …        one folder per stage; DONE.json closes it (key of its inputs, SHA-256 of its files)
+      1-split/ …        one folder per stage; DONE.json closes it: key of inputs, SHA-256
       checkpoints/      of the stage under way          weights/  safetensors + card.json
       masks/ samples/   pictures and pseudo-masks       report.html
 """
@@ -215,7 +215,7 @@ class RunFolder:
 
 @dataclass(frozen=True)
 class Stage:
-    """One stage's folder. Files appear in it while it runs; ``DONE.json`` says they are all there."""
+    """One stage's folder: files appear while it runs, ``DONE.json`` says they are all there."""
 
     run: RunFolder
     path: Path

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fewmask.config import Settings
@@ -63,7 +64,7 @@ def weights_file(config: Settings) -> Path | None:
 
 
 def segmentation_loss(kind: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """``(logits, target)`` to the mean over pixels that are not 255, by its name in the settings."""
+    """The loss of that name: ``(logits, target)`` to the mean over pixels that are not 255."""
     if kind == "ce":
         return cross_entropy
     if kind == "gce":
@@ -92,13 +93,15 @@ def fit_segmenter(
     if path.exists():  # finished before a later part of the stage was interrupted
         load_weights(path, network)
         return network.to(work.device).eval()
+    if config.segment_start == "tags" and config.segment_architecture != "classic_unet":
+        start_from_tags(network, work.stages["classify"].path / "classifier.safetensors")
     augmentation = Augmentation(
         flips=config.segment_flips,
         mirror=True,
         zoom=config.segment_zoom,
         rotation_degrees=config.segment_rotation_degrees,
         colour=config.segment_colour,
-        blur=config.segment_blur,
+        resample=config.segment_resample,
     )
     dataset = TrainingSet(
         work.images, targets, rows, augmentation, seed=config.seed, name=f"{stage.label}/{name}"
@@ -111,6 +114,8 @@ def fit_segmenter(
         schedule=config.segment_schedule,
         weight_decay=config.segment_weight_decay,
         ema_decay=config.segment_ema_decay,
+        encoder_rate=config.segment_encoder_rate,
+        max_gradient_norm=5.0,
     )
     network = fit(
         stage,
@@ -125,6 +130,18 @@ def fit_segmenter(
     )
     save_weights(path, network)
     return network
+
+
+def start_from_tags(segmenter: nn.Module, path: Path) -> None:
+    """Put the body of a trained tag classifier into the encoder of a segmenter.
+
+    Args:
+        segmenter: From :func:`new_segmenter`, with the same encoder.
+        path: The classifier's safetensors.
+    """
+    encoder = segmenter.network.network.encoder.model  # type: ignore[union-attr]
+    trained = {k.removeprefix("network."): v for k, v in load_file(path).items()}
+    encoder.load_state_dict({k: trained[k] for k in encoder.state_dict()})  # type: ignore[union-attr]
 
 
 def probs_of_rows(
@@ -153,7 +170,7 @@ def probs_of_rows(
     )
     for step in loop:
         image = to_unit(work.images[chunks[step]])
-        probs[chunks[step]] = predict_probs(network, image, flips=work.config.predict_flips).numpy()
+        probs[chunks[step]] = predict_probs(network, image, views=work.config.predict_views).numpy()
     probs.flush()
     return probs
 
@@ -165,20 +182,20 @@ class SegmenterPredictor:
     Attributes:
         network: In eval mode.
         image_size: Side in px at which it works.
-        flips: Average over mirror images.
+        views: Average over these views, see :func:`predict_probs`.
         refine: Method of :mod:`fewmask.masks.refine` applied to the result, or ``none``.
     """
 
     network: nn.Module
     image_size: int
-    flips: bool = True
+    views: str = "mirror"
     refine: str = "none"
 
     def probs(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 to (K + 1, H, W) float32 class probabilities at the image's own size."""
         size = self.image_size
         small = to_unit(resize_image(image, size, size))[None]
-        probs = predict_probs(self.network, small, flips=self.flips)
+        probs = predict_probs(self.network, small, views=self.views)
         full = torch.nn.functional.interpolate(
             probs, image.shape[:2], mode="bilinear", align_corners=False
         )
@@ -259,7 +276,7 @@ def load_segmenter(work: Workspace, path: Path) -> SegmenterPredictor:
     return SegmenterPredictor(
         network.to(work.device).eval(),
         work.config.image_size,
-        work.config.predict_flips,
+        work.config.predict_views,
         work.config.predict_refine,
     )
 

@@ -18,7 +18,7 @@ def stop_requested() -> bool:
 
 @contextmanager
 def stop_on_signals() -> Iterator[None]:
-    """Within the block the first SIGTERM or SIGINT only sets the flag; a second SIGINT stops at once.
+    """Within the block SIGTERM or SIGINT only sets the flag; a second SIGINT stops at once.
 
     Does nothing outside the main thread, where Python has no signal handlers.
     """
