@@ -20,6 +20,8 @@ app = App(
     help="Segmentation masks and a trained segmenter from images with few or no masks.",
     version=__version__,
     help_format="plaintext",
+    default_parameter=Parameter(consume_multiple=True),
+    suppress_keyboard_interrupt=False,
 )
 MAKE, USE, LOOK = Group("Make", sort_key=1), Group("Use", sort_key=2), Group("Look", sort_key=3)
 
@@ -130,7 +132,7 @@ def check(
     /,
     *,
     class_name: str | None = None,
-    class_names: Annotated[tuple[str, ...] | None, Parameter(consume_multiple=True)] = None,
+    class_names: tuple[str, ...] | None = None,
     group_pattern: str | None = None,
     json: bool = False,
 ) -> None:

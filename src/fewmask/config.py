@@ -10,10 +10,17 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError, create_model, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    model_validator,
+)
 from pydantic.fields import FieldInfo
 
 from fewmask.errors import Problem, UsageError
@@ -22,7 +29,9 @@ from fewmask.errors import Problem, UsageError
 class Settings(BaseModel):
     """Settings that every pipeline has; a pipeline adds its own. Frozen, strict about names."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False
+    )
 
     class_name: str | None = None
     """Name of the one foreground class, where the folders say only positive and negative."""
@@ -31,30 +40,30 @@ class Settings(BaseModel):
     group_pattern: str | None = None
     """Regular expression on the file stem; images with the same match (a scene, a patient, a
     county) stay on one side of every split. No match: a group of its own."""
-    image_size: int = 128
+    image_size: int = Field(128, ge=32)
     """Side in px to which images are resized for training and prediction; at least 32."""
     seed: int = 0
     """Seed of everything that is learned or drawn."""
     split_seed: int = 0
     """Seed of the cut into folds."""
-    folds: int = 1
+    folds: int = Field(1, ge=1)
     """1: hold out one of `test_folds` parts. K of 2 or more: cross-validation, every stage made
     again in each of the K folds."""
-    fold: int | None = None
+    fold: int | None = Field(None, ge=0)
     """Run only this fold of the cut, counted from 0."""
-    test_folds: int = 5
+    test_folds: int = Field(5, ge=2)
     """Without cross-validation, the held-out part is fold 0 of a cut into so many."""
     split_file: Path | None = None
     """CSV file with columns `id` (path below the data folder, without suffix) and `part` (train,
     val or test): an official split, used instead of a cut."""
-    val_fraction: float = 0.1
+    val_fraction: float = Field(0.1, ge=0, le=0.5)
     """Part of the remaining images that is set aside for validation."""
     device: str = "auto"
     """auto, cpu, cuda, cuda:1, mps; never a silent fallback."""
-    threads: int = 0
+    threads: int = Field(0, ge=0)
     """CPU threads; 0 = all cores. The number is written to the run: results are bit-identical
     for the same number only."""
-    workers: int = 0
+    workers: int = Field(0, ge=0)
     """Loader processes; the result does not depend on them."""
     tensorboard: bool = False
     """Also write TensorBoard events to RUN/tensorboard."""
@@ -68,38 +77,39 @@ class Settings(BaseModel):
     """packaged (ImageNet weights of EfficientNet-Lite0, offline), imagenet (fetched on first use,
     vgg16 only), none, or a file."""
 
-    segment_architecture: str = "unet"
-    """unet, unetplusplus, fpn, deeplabv3plus, segformer, upernet, or classic_unet (64 … 1024
-    channels, no encoder)."""
-    segment_decoder_width: int = 32
+    segment_architecture: Literal[
+        "unet", "unetplusplus", "fpn", "deeplabv3plus", "segformer", "upernet", "classic_unet"
+    ] = "unet"
+    """All but classic_unet (64 … 1024 channels) stand on `encoder`."""
+    segment_decoder_width: int = Field(32, ge=0)
     """Channels of the decoder's middle level (unet, unetplusplus); 0 = the library's own."""
-    segment_epochs: int = 8
+    segment_epochs: int = Field(8, ge=1)
     """Passes over the training images, in each round."""
-    segment_batch_size: int = 16
+    segment_batch_size: int = Field(16, ge=1)
     """Images a step."""
-    segment_learning_rate: float = 1e-3
+    segment_learning_rate: float = Field(1e-3, gt=0)
     """Highest rate of the schedule."""
     segment_optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
     """How weights are updated."""
     segment_schedule: Literal["constant", "cosine"] = "cosine"
     """Of the learning rate."""
-    segment_weight_decay: float = 1e-2
+    segment_weight_decay: float = Field(1e-2, ge=0)
     """Decay of the weights."""
     segment_loss: Literal["ce", "ce_dice", "gce"] = "ce_dice"
     """Cross-entropy, with Dice, or the generalised cross-entropy that forgives wrong targets."""
-    segment_ema_decay: float = 0.99
+    segment_ema_decay: float = Field(0.99, ge=0, lt=1)
     """The result is this moving average of the weights; 0 = the last weights."""
     segment_flips: bool = True
     """Mirror images and quarter turns in training (views from above); False: left-right only."""
-    segment_zoom: float = 0.25
+    segment_zoom: float = Field(0.25, ge=0, lt=1)
     """Largest relative change of scale in training."""
     segment_rotation_degrees: float = 180.0
     """Largest rotation in training."""
-    segment_colour: float = 0.2
+    segment_colour: float = Field(0.2, ge=0, le=1)
     """Strength of colour changes in training."""
-    segment_resample: float = 0.5
+    segment_resample: float = Field(0.5, ge=0, le=1)
     """Probability of shrinking and enlarging an image in training."""
-    segment_encoder_rate: float = 0.3
+    segment_encoder_rate: float = Field(0.3, ge=0)
     """The encoder's learning rate as a fraction of the decoder's."""
     segment_start: Literal["encoder", "tags"] = "encoder"
     """Whether the segmenter's encoder starts from `encoder_weights` or from the tag classifier."""
@@ -107,7 +117,7 @@ class Settings(BaseModel):
     """Average predictions over no, the mirrored, or all eight mirrored and turned views."""
     predict_refine: Literal["none", "colour_model", "random_walker", "superpixel_vote"] = "none"
     """Refinement of a predicted mask on the image's own pixels."""
-    controls_masks: tuple[int, ...] = (10,)
+    controls_masks: tuple[Annotated[int, Field(ge=1)], ...] = (10,)
     """Train the same segmenter on so many true masks, as a control; needs masks."""
     controls_full: bool = True
     """Train the same segmenter on all true masks of the training part, as the reference."""

@@ -86,6 +86,7 @@ def test_masks_shrink_or_stay_as_the_cut_rises_far(method):
     assert tight < loose
 
 
+@pytest.mark.filterwarnings("ignore:The probability range")  # random walks on white noise
 @pytest.mark.parametrize("method", METHODS)
 def test_odd_and_tiny_images_work(method):
     for height, width in ((1, 1), (3, 50), (225, 17)):

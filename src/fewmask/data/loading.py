@@ -49,7 +49,7 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
         if self.targets.ndim == 2:
             image, _ = self.augmentation(image, None, *names)
             return image, torch.from_numpy(self.targets[row].astype(np.float32))
-        mask = torch.from_numpy(np.ascontiguousarray(self.targets[row]))
+        mask = torch.from_numpy(np.array(self.targets[row]))
         image, changed = self.augmentation(image, mask, *names)
         return image, mask.long() if changed is None else changed.long()
 

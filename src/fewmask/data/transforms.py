@@ -42,7 +42,7 @@ def resize_mask(mask: np.ndarray, height: int, width: int) -> np.ndarray:
 
 def to_unit(image: np.ndarray) -> Tensor:
     """(N, H, W, 3) or (H, W, 3) uint8 to (…, 3, H, W) float32 in [0, 1]."""
-    tensor = torch.from_numpy(np.ascontiguousarray(image))
+    tensor = torch.from_numpy(np.array(image))
     return tensor.movedim(-1, -3).to(torch.float32).div_(255)
 
 

@@ -20,12 +20,13 @@ soft prior instead of a box that is only used at the start.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Map = NDArray[np.float32]
+Map = NDArray[np.floating]
 
 _TAU = 0.1  # primal step; the dual one is 1 / (8 tau), as 8 bounds the squared gradient operator
 
@@ -46,7 +47,7 @@ class ColourModel:
     """Gaussian blur of the image before its colours are compared; 0 for none."""
     rounds: int = 3
     """How often colours and mask are re-estimated; at least 1."""
-    steps: int = 100
+    steps: int = 50
     """Primal-dual steps per round."""
     most_log_odds: float = 4.0
     """The evidence's log-odds are clipped to ±this, so that no pixel is beyond doubt."""
@@ -73,14 +74,16 @@ def colour_cut(
     height, width = score.shape
     factor = min(1.0, settings.work_px / max(height, width))
     small = (max(1, round(width * factor)), max(1, round(height * factor)))  # OpenCV: (w, h)
-    lab = cv2.cvtColor(cv2.resize(rgb, small, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2LAB)
+    lab: NDArray[Any] = cv2.cvtColor(
+        cv2.resize(rgb, small, interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2LAB
+    )
     if settings.smoothing_px > 0:
         lab = cv2.GaussianBlur(lab, (0, 0), settings.smoothing_px)
-    score = cv2.resize(score, small, interpolation=cv2.INTER_AREA)
+    coarse: NDArray[Any] = cv2.resize(score, small, interpolation=cv2.INTER_AREA)
 
     most = settings.most_log_odds
-    evidence = np.clip(settings.prior_slope * (score - cut), -most, most).astype(np.float32)
-    foreground = 1 / (1 + np.exp(-evidence))
+    evidence = np.clip(settings.prior_slope * (coarse - cut), -most, most).astype(np.float32)
+    foreground: Map = 1 / (1 + np.exp(-evidence))
     relaxed = foreground
     cluster = _cluster_colours(lab, settings.clusters)
     cost_right, cost_down = _edge_costs(lab, settings.smoothness)

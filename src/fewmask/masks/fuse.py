@@ -101,13 +101,13 @@ def fuse_soft(
     if method == "product":
         return cam * difference
     if method == "mean":
-        return (cam + difference) / 2
+        return np.float32(0.5) * (cam + difference)
     if method == "geometric_mean":
-        return np.sqrt(cam * difference)
+        return np.sqrt(cam * difference).astype(np.float32)
     if method == "hysteresis":
         seed = cam > (otsu_value(cam) if seed_value is None else seed_value)
         grow = difference > (otsu_value(difference) if grow_value is None else grow_value)
-        return np.where(hysteresis(seed, grow), difference, np.float32(0))
+        return difference * hysteresis(seed, grow)
     raise UsageError.of(
         "FUSE-METHOD",
         where="method",
@@ -122,7 +122,7 @@ def difference_map(
     translated: NDArray[np.uint8] | NDArray[np.floating],
     *,
     scale: Literal["absolute", "minmax"] = "absolute",
-) -> NDArray[np.float32]:
+) -> NDArray[np.floating]:
     """How much a translation changed each pixel: the grey value of |translated − image|.
 
     Args:
@@ -159,7 +159,7 @@ def difference_map(
 
 def unit_rgb(
     image: NDArray[np.uint8] | NDArray[np.floating], where: str = "image"
-) -> NDArray[np.float32]:
+) -> NDArray[np.floating]:
     """(..., H, W, 3) RGB as float32 in [0, 1], from uint8 or from floats already in that range.
 
     Raises:

@@ -71,7 +71,7 @@ def refine(
             fix="resize the score to the image first",
         )
 
-    def refine_one(x: NDArray[np.float32], s: NDArray[np.float32]) -> NDArray[np.bool_]:
+    def refine_one(x: NDArray[np.floating], s: NDArray[np.floating]) -> NDArray[np.bool_]:
         if method == "none" or not (s > cut).any():
             return s > cut
         if method == "colour_model":
@@ -107,7 +107,7 @@ def _check_settings(method: str, cut: float, band: float) -> None:
 
 
 def walk(
-    rgb: NDArray[np.float32], score: NDArray[np.float32], *, low: float, high: float, beta: float
+    rgb: NDArray[np.floating], score: NDArray[np.floating], *, low: float, high: float, beta: float
 ) -> NDArray[np.bool_]:
     """Random-walker mask of one image; without seeds of both kinds, the cut half-way between.
 
@@ -127,8 +127,8 @@ def walk(
 
 
 def superpixel_mean(
-    rgb: NDArray[np.float32], score: NDArray[np.float32], superpixels: int
-) -> NDArray[np.float32]:
+    rgb: NDArray[np.floating], score: NDArray[np.floating], superpixels: int
+) -> NDArray[np.floating]:
     """Each pixel's score replaced by the mean over its SLIC superpixel, for one image."""
     label = slic(rgb, n_segments=superpixels, compactness=10, start_label=0, channel_axis=-1)
     sums = np.bincount(label.ravel(), score.ravel().astype(np.float64))
@@ -137,11 +137,11 @@ def superpixel_mean(
 
 
 def pixel_adaptive(
-    rgb: NDArray[np.float32],
-    score: NDArray[np.float32],
+    rgb: NDArray[np.floating],
+    score: NDArray[np.floating],
     iterations: int,
     dilations: tuple[int, ...] = (1, 2, 4, 8, 12, 24),
-) -> NDArray[np.float32]:
+) -> NDArray[np.floating]:
     """Average each score over its 8 neighbours at several distances, similar colours first.
 
     The weight of neighbour q of p is softmax_q(−mean over channels of |I_p − I_q| / (0.1 σ_p)),
@@ -160,7 +160,7 @@ def pixel_adaptive(
     ]
     height, width = score.shape
 
-    def neighbours(a: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    def neighbours(a: NDArray[np.floating]) -> list[NDArray[np.floating]]:
         frame = [(reach, reach), (reach, reach)] + [(0, 0)] * (a.ndim - 2)
         padded = np.pad(a, frame, mode="edge")
         return [

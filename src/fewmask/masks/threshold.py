@@ -143,7 +143,7 @@ def threshold_map(
     if score.ndim == 3:
         cuts = [threshold_map(s, method, value=value, window_px=window_px, k=k) for s in score]
         return np.stack(cuts)
-    if method == "manual":
+    if value is not None:
         return score > value
     if np.ptp(score) == 0:
         return np.zeros(score.shape, dtype=bool)

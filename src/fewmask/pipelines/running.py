@@ -14,13 +14,26 @@ import torch
 from fewmask.config import Settings, resolve
 from fewmask.data.check import check_folder
 from fewmask.data.folder import DataFolder, open_folder
-from fewmask.errors import DataError, UsageError
+from fewmask.errors import CheckpointError, DataError, UsageError
+from fewmask.models.classifier import check_timm_name
+from fewmask.models.weights import load_weights_file
 from fewmask.report.assemble import write_report
-from fewmask.training.checkpoint import load_weights, save_weights, write_atomically
+from fewmask.training.checkpoint import (
+    load_weights,
+    remove_temporaries,
+    save_weights,
+    sha256_file,
+    write_atomically,
+)
 from fewmask.training.device import choose_device
 from fewmask.training.evaluation import Evaluation
-from fewmask.training.run_folder import RunFolder, refuse_inside
-from fewmask.training.segmenting import SegmenterPredictor, write_manifest
+from fewmask.training.run_folder import RunFolder, Stage, refuse_inside
+from fewmask.training.segmenting import (
+    SegmenterPredictor,
+    new_segmenter,
+    weights_file,
+    write_manifest,
+)
 from fewmask.training.signals import stop_on_signals
 from fewmask.training.workspace import Workspace, require_stages, run_stages, selected_stages
 
@@ -100,12 +113,14 @@ def start(
     """
     module, _ = pipeline_of(pipeline)
     _stages(module, config)
+    _folds(config)
     device = choose_device(config.device)
     refuse_inside(out, root)
     if out.exists():
         RunFolder.require_free(out)
     data = open_data(pipeline, root, config)
     refuse_bad_data(root, config, pipeline)
+    refuse_bad_encoder(config)
     threads = config.threads or torch.get_num_threads()
     config = config.replaced(threads=threads)
     run = RunFolder.create(
@@ -122,6 +137,26 @@ def start(
     return _work_through(run, module, config, data, device)
 
 
+def recorded_settings(run: RunFolder) -> tuple[ModuleType, Settings]:
+    """The pipeline of a run and the settings that it was started with.
+
+    Raises:
+        UsageError: ``run.yaml`` lacks them, or names settings that this version does not have.
+    """
+    module, schema = pipeline_of(str(run.record["pipeline"]))
+    missing = [name for name in ("settings", "data") if name not in run.record]
+    if missing:
+        raise UsageError.of(
+            "RUN-MISSING",
+            where=run.path / "run.yaml",
+            found="no " + " and no ".join(missing),
+            expected="the record of a run",
+            fix="restore the file, or start a new run",
+        )
+    config = resolve(schema, {"run.yaml": {}}, "run.yaml", overrides=run.record["settings"])
+    return module, config
+
+
 def resume(path: Path) -> RunFolder:
     """Go on with a run: finished stages are kept, the one under way continues where it was saved.
 
@@ -129,8 +164,7 @@ def resume(path: Path) -> RunFolder:
         FewmaskError: no such run, its data has gone, or a stage fails.
     """
     run = RunFolder.open(path)
-    module, schema = pipeline_of(str(run.record["pipeline"]))
-    config = resolve(schema, {"run.yaml": {}}, "run.yaml", overrides=run.record["settings"])
+    module, config = recorded_settings(run)
     device = choose_device(config.device)
     data = open_data(str(run.record["pipeline"]), Path(run.record["data"]), config)
     return _work_through(run, module, config, data, device)
@@ -152,6 +186,20 @@ def refuse_bad_data(root: Path, config: Settings, pipeline: str) -> None:
     problems = [problem for problem in report.problems if problem.code not in TOLERATED]
     if problems:
         raise DataError(*problems)
+
+
+def refuse_bad_encoder(config: Settings) -> None:
+    """Look at the encoder's name and file now rather than after other stages were trained.
+
+    Raises:
+        UsageError: no such network, or no such file.
+        CheckpointError: the file is damaged or holds code.
+    """
+    if config.encoder != "vgg16":
+        check_timm_name(config.encoder)
+    file = weights_file(config)
+    if file is not None:
+        load_weights_file(file)
 
 
 def _stages(module: ModuleType, config: Settings) -> list[str]:
@@ -182,6 +230,7 @@ def _work_through(
     run: RunFolder, module: ModuleType, config: Settings, data: DataFolder, device: torch.device
 ) -> RunFolder:
     torch.set_num_threads(config.threads)
+    torch.set_flush_denormal(True)  # numbers below 1e-38 are 100 times slower, and never matter
     selected = _stages(module, config)
     folds = _folds(config)
     with run.locked(), stop_on_signals(), run.reporting():
@@ -204,6 +253,7 @@ def finish(works: Sequence[Workspace], module: ModuleType) -> None:
     """Pool the folds; write metrics.json, manifest.csv, weights and report."""
     first = works[0]
     run = first.run
+    remove_temporaries(run.path)
     evaluation = Evaluation.read([work.stages["evaluate"] for work in works])
     rows = [
         {**facts, "metrics": evaluation.metrics(i)} for i, facts in enumerate(evaluation.candidates)
@@ -246,6 +296,7 @@ def _write_weights(work: Workspace, module: ModuleType, metrics: Mapping[str, An
         save_weights(folder / "segmenter.safetensors", predictor.network)
         card |= {
             "kind": "segmenter",
+            "sha256": sha256_file(folder / "segmenter.safetensors"),
             "architecture": config.segment_architecture,
             "decoder_width": config.segment_decoder_width,
             "views": config.predict_views,
@@ -260,8 +311,7 @@ def restore_workspace(run: RunFolder, device: torch.device) -> tuple[Workspace, 
     Raises:
         UsageError: the run is not finished.
     """
-    module, schema = pipeline_of(str(run.record["pipeline"]))
-    config = resolve(schema, {"run.yaml": {}}, "run.yaml", overrides=run.record["settings"])
+    module, config = recorded_settings(run)
     card = read_card(run)
     data = DataFolder(Path(run.record["data"]), (), tuple(card["class_names"]), "images", None)
     folds = _folds(config)
@@ -271,9 +321,7 @@ def restore_workspace(run: RunFolder, device: torch.device) -> tuple[Workspace, 
         path = run.path / ("" if spec.shared else folder) / f"{number}-{spec.name}"
         if (path / "DONE.json").is_file():
             key = json.loads((path / "DONE.json").read_text())["key"]
-            work.stages[spec.name] = run.stage(
-                number, spec.name, key, folder="" if spec.shared else folder
-            )
+            work.stages[spec.name] = Stage(run, path, spec.name, key)
     return work, module
 
 
@@ -284,8 +332,10 @@ def read_card(run: RunFolder) -> dict[str, Any]:
         UsageError: the run has not come that far.
     """
     try:
-        return dict(json.loads((run.path / "weights" / "card.json").read_text()))
-    except (OSError, ValueError):
+        card = dict(json.loads((run.path / "weights" / "card.json").read_text()))
+        card["kind"], card["class_names"]
+        return card
+    except (OSError, ValueError, TypeError, KeyError):
         raise UsageError.of(
             "RUN-UNFINISHED",
             where=run.path,
@@ -306,10 +356,17 @@ def predictor_of_run(run: RunFolder, device: torch.device) -> Any:
     work, module = restore_workspace(run, device)
     if card["kind"] != "segmenter":
         return module.predictor_of(work)
-    from fewmask.training.segmenting import new_segmenter
-
+    weights = run.path / "weights" / "segmenter.safetensors"
+    if not weights.is_file() or card.get("sha256", "") not in {"", sha256_file(weights)}:
+        raise CheckpointError.of(
+            "WEIGHTS-DAMAGED",
+            where=weights,
+            found="other bytes than card.json vouches for" if weights.is_file() else "no file",
+            expected="the weights that the run has written",
+            fix=f"restore the file, or `fewmask resume {run.path}` to write it again",
+        )
     network = new_segmenter(work.config, len(card["class_names"]) + 1, pretrained=False)
-    load_weights(run.path / "weights" / "segmenter.safetensors", network)
+    load_weights(weights, network)
     return SegmenterPredictor(
         network.to(device).eval(), card["image_size"], card["views"], card["refine"]
     )

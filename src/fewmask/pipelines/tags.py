@@ -44,6 +44,7 @@ from fewmask.masks.targets import class_ids, pseudo_target
 from fewmask.masks.threshold import threshold_map
 from fewmask.metrics.controls import oracle_threshold
 from fewmask.pipelines.tags_config import PRESETS, TagsConfig
+from fewmask.pipelines.tags_cut import balanced_cut
 from fewmask.pipelines.tags_evidence import EvidenceMaker, make_evidence, train_classifier
 from fewmask.pipelines.tags_translation import augment, train_translation
 from fewmask.training.evaluation import Candidate, measure, measured_rows, trivial_controls
@@ -103,13 +104,16 @@ def make_pseudo_masks(work: Workspace, stage: Stage) -> None:
     """Evidence to training targets: refined, with an ignore band; negatives are background."""
     evidence, config = Evidence(work), work.config
     rows = work.rows("train", "val")
+    cut = config.pseudo_cut
+    if cut is None:
+        cut = balanced_cut(work, stage, work.rows("train", tagged=True), evidence.scores)
+        work.run.log(f"{stage.label}: label-free cut of the evidence at {cut:.2f}")
+    stage.write_json("used_cut.json", cut)
     targets = np.full(work.images.shape[:3], IGNORE_INDEX, np.uint8)
     loop = Loop(stage, len(rows), seed=config.seed, state={}, unit="image", resumable=False)
     for row in (rows[i] for i in loop):
         scores = evidence.scores(row)
-        targets[row] = target_of(
-            work.images[row], scores, work.tags[row], config.pseudo_cut, config
-        )
+        targets[row] = target_of(work.images[row], scores, work.tags[row], cut, config)
     np.save(stage.path / "targets.npy", targets)
 
 
@@ -136,6 +140,14 @@ def target_of(
         band=config.pseudo_band,
         band_px=config.pseudo_band_px,
     )
+
+
+def refined_masks(work: Workspace, evidence: Evidence, row: int) -> np.ndarray:
+    """(K, S, S) bool: what a pseudo-mask of this image would be, by its known or predicted tags."""
+    tagged = evidence.cams[row].any((1, 2))
+    cut = work.stages["pseudo_masks"].read_json("used_cut.json")
+    target = target_of(work.images[row], evidence.scores(row), tagged, cut, work.config)
+    return np.stack([target == k for k in range(1, len(tagged) + 1)])
 
 
 def train_segmenter(work: Workspace, stage: Stage) -> None:
@@ -217,15 +229,11 @@ def _evidence_rows(work: Workspace, evidence: Evidence) -> list[Candidate]:
         return mask
 
     def refined(index: int) -> np.ndarray:
-        tagged = evidence.cams[index].any((1, 2))
-        target = target_of(
-            work.images[index], evidence.scores(index), tagged, config.pseudo_cut, config
-        )
-        return np.stack([target == k for k in range(1, len(tagged) + 1)])
+        return refined_masks(work, evidence, index)
 
     rows = [row(f"{name}, Otsu", lambda i: evidence.cam_masks(i, None))]
-    if config.segment_rounds:
-        rows.append(row("pseudo-masks of predicted tags", refined, "reference"))
+    if "pseudo_masks" in work.stages:
+        rows.append(row("pseudo-masks by predicted tags", refined, "reference"))
     measured = measured_rows(work)
     if len(work.class_names) == 1 and measured:
         best, _ = oracle_threshold(
@@ -294,7 +302,7 @@ class EvidencePredictor:
         """1 for the class of each pixel and 0 for the others, (K + 1, H, W) float32."""
         size = self.config.image_size
         small = to_unit(resize_image(image, size, size))[None]
-        tags = self.maker.tags(small)
+        tags = self.maker.tag_probs(small) > 0.5
         cams = self.maker.cams(small, tags)[0]
         masks = np.stack([_cut(cam, self.config.cam_threshold) for cam in cams])
         if self.maker.gen_ab is not None:
@@ -324,8 +332,10 @@ def panels(work: Workspace, row: int, size: tuple[int, ...]) -> list[tuple[str, 
         shown = difference / max(float(difference.max()), 1e-6)
         found.append(("difference (stretched)", _map_at(shown, size)))
     scores = evidence.scores(row)
-    fused = class_ids(np.stack([_cut(score, None) for score in scores]), scores)
-    return [*found, ("fused mask", resize_mask(fused, *size))]
+    title, masks = "fused mask", np.stack([_cut(score, None) for score in scores])
+    if "pseudo_masks" in work.stages:
+        title, masks = "refined evidence", refined_masks(work, evidence, row)
+    return [*found, (title, resize_mask(class_ids(masks, scores), *size))]
 
 
 def _map_at(score: np.ndarray, size: tuple[int, ...]) -> np.ndarray:

@@ -111,9 +111,10 @@ class TagsConfig(Settings):
         "colour_model"
     )
     """Refinement of the fused score on the image's own pixels."""
-    pseudo_cut: float = Field(0.8, ge=0, le=1)
+    pseudo_cut: float | None = Field(None, ge=0, le=1)
     """Evidence, as a fraction of its maximum, at which object and background are equally likely
-    before the image's colours are seen. (A segmenter's probabilities: 0.5.)"""
+    before the image's colours are seen. None: label-free, where the object alone and the image
+    without it convince the classifier equally. (A segmenter's probabilities: 0.5.)"""
     pseudo_band: float = 0.0
     """Half-width, in score, of the band around the threshold that is ignored in training."""
     pseudo_band_px: int = 0

@@ -36,7 +36,7 @@ from fewmask.training.inference import predict_tags
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import Stage
 from fewmask.training.segmenting import weights_file
-from fewmask.training.workspace import Workspace
+from fewmask.training.workspace import Workspace, open_array
 
 
 def new_classifier(config: TagsConfig, num_classes: int, *, pretrained: bool = True) -> nn.Module:
@@ -184,12 +184,12 @@ class EvidenceMaker(NamedTuple):
         return cls(classifier.to(work.device).eval(), gen_ab, work.config, work.device)
 
     @torch.no_grad()
-    def tags(self, image: Tensor) -> np.ndarray:
-        """(N, 3, S, S) float32 in [0, 1] to the predicted tags (N, K) bool."""
+    def tag_probs(self, image: Tensor) -> np.ndarray:
+        """(N, 3, S, S) float32 in [0, 1] to the probability of each tag (N, K) float32."""
         logits = self.classifier(image.to(self.device))
         exclusive = self.config.classify_loss == "cross_entropy"
         probs = logits.softmax(1)[:, 1:] if exclusive else logits.sigmoid()
-        return (probs > 0.5).cpu().numpy()
+        return np.asarray(probs.cpu().numpy())
 
     def cams(self, image: Tensor, tags: np.ndarray, method: str | None = None) -> np.ndarray:
         """One map for each tag that an image has.
@@ -268,11 +268,7 @@ def make_evidence(work: Workspace, stage: Stage) -> None:
         shapes["grad_cams"] = (n, k, size, size)  # the published baseline
     arrays = {}
     for name, shape in shapes.items():
-        path = stage.path / f"{name}.npy"
-        fresh = not path.exists()
-        arrays[name] = np.lib.format.open_memmap(
-            path, "w+" if fresh else "r+", np.float16, shape if fresh else None
-        )
+        arrays[name] = open_array(stage.path / f"{name}.npy", np.float16, shape)
 
     def flush() -> None:
         for array in arrays.values():

@@ -9,6 +9,7 @@ format does not notice a flipped bit.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import re
@@ -77,9 +78,9 @@ class CheckpointStore:
                 if isinstance(item, nn.Module):
                     save_weights(path, item)
                 else:
-                    with path.open("wb") as stream:
-                        torch.save(item.state_dict(), stream)
-                sync(path)
+                    content = io.BytesIO()
+                    torch.save(item.state_dict(), content)
+                    write_atomically(path, content.getbuffer())
                 parts[name] = {"file": path.name, "sha256": sha256_file(path)}
             manifest = {"schema": SCHEMA, "step": step, "parts": parts, "meta": dict(meta)}
             write_atomically(temporary / MANIFEST, json.dumps(manifest, indent=1).encode())
@@ -88,10 +89,16 @@ class CheckpointStore:
                 shutil.rmtree(final)
             temporary.rename(final)
             sync(self.folder)
-        except OSError as error:
-            raise disk_error(self.folder, error) from error
-        for old in self.complete()[:-KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
+        except (OSError, ResourceError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)  # the disk may be full because of it
+            if isinstance(error, OSError):
+                raise disk_error(self.folder, error) from error
+            raise
+        complete = self.complete()
+        kept = complete[: complete.index(final) + 1][-KEPT:]  # newer ones were damaged
+        for old in complete:
+            if old not in kept:
+                shutil.rmtree(old, ignore_errors=True)
         return final
 
     def complete(self) -> list[Path]:
@@ -177,11 +184,13 @@ def verified_manifest(path: Path) -> dict[str, Any]:
     try:
         manifest = json.loads((path / MANIFEST).read_text())
         parts = {name: (part["file"], part["sha256"]) for name, part in manifest["parts"].items()}
-        schema, _ = manifest["schema"], int(manifest["step"])
+        schema, step = manifest["schema"], int(manifest["step"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise _damaged(path / MANIFEST, f"unreadable ({type(error).__name__})") from None
     if schema != SCHEMA:
         raise _damaged(path / MANIFEST, f"schema {schema}")
+    if path.name != f"step-{step:08d}":
+        raise _damaged(path / MANIFEST, f"step {step}")
     for file, expected in parts.values():
         part = path / Path(str(file)).name
         if not part.is_file():
@@ -254,7 +263,7 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def write_atomically(path: Path, content: bytes) -> None:
+def write_atomically(path: Path, content: bytes | memoryview) -> None:
     """Replace a file so that a reader sees the old bytes or the new ones, never a part."""
     temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
     try:
@@ -266,6 +275,13 @@ def write_atomically(path: Path, content: bytes) -> None:
     except OSError as error:
         temporary.unlink(missing_ok=True)
         raise disk_error(path, error) from error
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Delete what writers that were killed left below a folder under their temporary names."""
+    for path in [*folder.rglob(".tmp-*"), *folder.rglob(".*.tmp")]:
+        if path.is_file():
+            path.unlink(missing_ok=True)
 
 
 def disk_error(path: Path, error: OSError) -> ResourceError:

@@ -14,7 +14,7 @@ from fewmask.metrics.confusion import confusion_matrix, summarise
 from fewmask.metrics.controls import all_background, centre_prior, otsu_of_grey
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import Stage
-from fewmask.training.workspace import Workspace
+from fewmask.training.workspace import Workspace, open_array
 
 Kind = Literal["result", "evidence", "control", "reference", "oracle"]
 
@@ -89,13 +89,8 @@ def measure(work: Workspace, stage: Stage, candidates: Sequence[Candidate]) -> N
     rows = measured_rows(work)
     num_classes = len(work.class_names) + 1
     shape = (len(candidates), len(rows), num_classes, num_classes)
-    path = stage.path / "confusion.npy"
-    matrices = np.zeros(shape, np.int64)
     if rows:
-        fresh = not path.exists()
-        matrices = np.lib.format.open_memmap(
-            path, "w+" if fresh else "r+", np.int64, shape if fresh else None
-        )
+        matrices = open_array(stage.path / "confusion.npy", np.int64, shape)
         loop = Loop(
             stage,
             len(rows),

@@ -54,7 +54,7 @@ class ImagePool:
             return image
         index = int(place * self.capacity)
         stored, self._images[index] = self._images[index], image.clone()
-        return stored
+        return stored.to(image.device)  # a pool that was loaded is on the CPU
 
     def state_dict(self) -> dict[str, Tensor]:
         """The pool's images as one tensor, (n, C, H, W); n = 0 when it is empty."""

@@ -23,7 +23,7 @@ import torch
 
 from fewmask.errors import Interrupted, NumericalError, Problem
 from fewmask.randomness import seed_all
-from fewmask.training.checkpoint import CheckpointStore, Stateful
+from fewmask.training.checkpoint import CheckpointStore, Stateful, disk_error
 from fewmask.training.progress import Progress
 from fewmask.training.run_folder import Stage
 from fewmask.training.signals import stop_requested
@@ -121,9 +121,10 @@ class Loop:
     ) -> None:
         """The optimiser's step on gradients that are there already (after accumulation)."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        norm = torch.nn.utils.clip_grad_norm_(parameters, max_norm)
+        norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not torch.isfinite(norm):
             raise self._not_finite(self._name_of_bad_gradient(parameters))
+        torch.nn.utils.clip_grads_with_norm_(parameters, max_norm, norm)
         optimizer.step()
 
     def record(self, **values: float | torch.Tensor) -> None:
@@ -140,16 +141,20 @@ class Loop:
             NumericalError: names the value.
         """
         for name, value in values.items():
-            if not math.isfinite(float(value)):
+            number = value.detach() if isinstance(value, torch.Tensor) else value
+            if not math.isfinite(float(number)):
                 raise self._not_finite(name)
 
     def save(self) -> None:
         """Write a checkpoint now."""
         if not self.resumable:
             return
-        if self.before_save:
-            self.before_save()
-        self._flush_records()
+        try:
+            if self.before_save:
+                self.before_save()
+            self._flush_records()
+        except OSError as error:
+            raise disk_error(self.stage.path, error) from error
         self.store.save(self.step, self.state, {"threads": torch.get_num_threads()})
 
     def _flush_records(self) -> None:
@@ -176,7 +181,11 @@ class Loop:
             )
 
     def _name_of_bad_gradient(self, parameters: list[torch.Tensor]) -> str:
-        bad = next(p for p in parameters if p.grad is not None and not p.grad.isfinite().all())
+        bad = next(
+            (p for p in parameters if p.grad is not None and not p.grad.isfinite().all()), None
+        )
+        if bad is None:
+            return "the norm of all gradients"
         for key, item in self.state.items():
             if isinstance(item, torch.nn.Module):
                 for name, parameter in item.named_parameters():

@@ -30,7 +30,13 @@ from typing import Any
 import yaml
 
 from fewmask.errors import DataError, FewmaskError, Interrupted, UsageError
-from fewmask.training.checkpoint import disk_error, sha256_file, sync, write_atomically
+from fewmask.training.checkpoint import (
+    disk_error,
+    remove_temporaries,
+    sha256_file,
+    sync,
+    write_atomically,
+)
 
 DONE = "DONE.json"
 PACKAGES = ("fewmask", "torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy")
@@ -82,9 +88,7 @@ class RunFolder:
             where=path,
             found="a run" if is_run else "a folder or file that is not empty",
             expected="a new name",
-            fix=f"`fewmask resume {path}` to go on with it, or another -o"
-            if is_run
-            else "another -o",
+            fix=(f"`fewmask resume {path}` to go on with it, or " if is_run else "") + "another -o",
         )
 
     @classmethod
@@ -137,14 +141,11 @@ class RunFolder:
         self.set_status("running")
         try:
             yield
-        except Interrupted:
+        except (Interrupted, KeyboardInterrupt):
             self.set_status("interrupted")
             raise
         except FewmaskError as error:
             self.set_status("failed", error=str(error))
-            raise
-        except KeyboardInterrupt:
-            self.set_status("interrupted")
             raise
         except BaseException as error:
             self.set_status("failed", error=f"{type(error).__name__}: {error}")
@@ -247,11 +248,12 @@ class Stage:
         """Make the folder; remove what an earlier run of the stage with other inputs left."""
         marker = self.path / "KEY"
         try:
-            if self.path.exists() and not self.done:
-                before = marker.read_text() if marker.is_file() else None
-                if before != self.key or (self.path / DONE).exists():
+            before = marker.read_text() if marker.is_file() else None
+            if not self.done and (before != self.key or (self.path / DONE).exists()):
+                marker.unlink(missing_ok=True)  # first: a kill from here on leaves it stale
+                shutil.rmtree(self.checkpoints, ignore_errors=True)
+                if self.path.exists():
                     shutil.rmtree(self.path)
-                    shutil.rmtree(self.checkpoints, ignore_errors=True)
             self.path.mkdir(parents=True, exist_ok=True)
             if not marker.is_file():
                 write_atomically(marker, self.key.encode())
@@ -260,9 +262,10 @@ class Stage:
 
     def finish(self, **facts: Any) -> None:
         """Close the stage: hash its files, then write ``DONE.json``, then drop its checkpoints."""
+        remove_temporaries(self.path)
         files = {}
         for path in sorted(self.path.rglob("*")):
-            if path.is_file() and path.name not in {DONE, "KEY"} and ".tmp-" not in path.name:
+            if path.is_file() and path.name not in {DONE, "KEY"}:
                 sync(path)
                 files[path.relative_to(self.path).as_posix()] = sha256_file(path)
         record = {"key": self.key, "files": files, **facts}
@@ -284,9 +287,9 @@ class Stage:
 
     def record_metrics(self, records: list[dict[str, Any]]) -> None:
         """Append lines to the run's ``metrics.jsonl``."""
+        lines = [json.dumps({"stage": self.label, **record}) + "\n" for record in records]
         with (self.run.path / "metrics.jsonl").open("a") as stream:
-            for record in records:
-                stream.write(json.dumps({"stage": self.label, **record}) + "\n")
+            stream.writelines(lines)
 
     def forget_metrics(self, from_step: int, loop: str) -> None:
         """Remove records of steps that are about to be done again after a kill."""

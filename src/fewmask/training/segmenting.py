@@ -32,7 +32,7 @@ from fewmask.training.fit import FitSettings, fit
 from fewmask.training.inference import predict_probs
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import Stage
-from fewmask.training.workspace import Ledger, Workspace, csv_cell
+from fewmask.training.workspace import Ledger, Workspace, csv_cell, open_array
 
 
 def new_segmenter(config: Settings, num_classes: int, *, pretrained: bool = True) -> nn.Module:
@@ -152,12 +152,9 @@ def probs_of_rows(
     Returns:
         (N, K + 1, S, S) float16, memory-mapped; zero for rows that were not asked for.
     """
-    size, path = work.config.image_size, stage.path / f"{name}.npy"
+    size = work.config.image_size
     shape = (len(work.images), len(work.class_names) + 1, size, size)
-    fresh = not path.exists()
-    probs = np.lib.format.open_memmap(
-        path, "w+" if fresh else "r+", np.float16, shape if fresh else None
-    )
+    probs = open_array(stage.path / f"{name}.npy", np.float16, shape)
     chunks = [list(rows[i : i + 16]) for i in range(0, len(rows), 16)]
     loop = Loop(
         stage,

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -205,11 +207,7 @@ def data_fingerprint(work: Workspace) -> str:
 def prepare(work: Workspace, stage: Stage) -> None:
     """Decode each image once: pixels at the working size, SHA-256 of the pixels at their own."""
     samples, size = work.data.samples, work.config.image_size
-    path = stage.path / "images.npy"
-    fresh = not path.exists()
-    images = np.lib.format.open_memmap(
-        path, "w+" if fresh else "r+", np.uint8, (len(samples), size, size, 3) if fresh else None
-    )
+    images = open_array(stage.path / "images.npy", np.uint8, (len(samples), size, size, 3))
     digests = Ledger()
     loop = Loop(
         stage,
@@ -225,6 +223,15 @@ def prepare(work: Workspace, stage: Stage) -> None:
         images[row] = resize_image(image, size, size)
     images.flush()
     stage.write_json("digests.json", dict(digests))
+
+
+def open_array(path: Path, dtype: type, shape: tuple[int, ...]) -> np.memmap:
+    """A memory-mapped .npy file to fill in a loop: all zero, or as an interrupted loop left it."""
+    if not path.exists():  # whole or not at all, so that a kill leaves no file without a header
+        temporary = path.with_name(f".tmp-{path.name}-{os.getpid()}")
+        np.lib.format.open_memmap(temporary, "w+", dtype, shape)
+        temporary.replace(path)
+    return np.lib.format.open_memmap(path, "r+")
 
 
 class Ledger(dict[str, Any]):

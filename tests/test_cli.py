@@ -1,0 +1,258 @@
+"""The command line's own promises: light start, help, JSON, flags, and what to do next."""
+
+import json
+import re
+import subprocess
+import sys
+
+import pytest
+
+COMMANDS = (
+    "tags", "train", "demo", "resume", "predict", "evaluate", "check", "report", "runs",
+    "doctor", "networks",
+)  # fmt: skip
+
+HEAVY = {"torch", "torchvision", "timm", "numpy", "sklearn", "skimage", "matplotlib", "PIL"}
+
+
+def python(code):
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+def one_json_value(text):
+    """The single strict JSON value in a text: NaN is none."""
+
+    def refuse(name):
+        raise ValueError(name)
+
+    return json.loads(text, parse_constant=refuse)
+
+
+def next_commands(result):
+    """What stands behind the last ``next:``, which must be the last thing that was printed."""
+    head, found, tail = result.out.rpartition("next: ")
+    assert found, result.out
+    lines = [line.strip() for line in tail.strip().splitlines()]
+    assert all(re.match(r"(fewmask|open) ", line) for line in lines), lines
+    return lines
+
+
+def test_importing_the_package_and_asking_for_help_stay_light():
+    code = f"""
+import sys, fewmask
+fewmask.__version__
+assert not {HEAVY | {"pydantic", "cyclopts"}!r} & set(sys.modules)
+from fewmask.cli import main
+try:
+    main(["--help"])
+except SystemExit as stop:
+    assert stop.code == 0
+assert not {HEAVY | {"pydantic"}!r} & set(sys.modules), {HEAVY!r} & set(sys.modules)
+"""
+    done = python(code)
+    assert done.returncode == 0, done.stderr
+    assert all(command in done.stdout for command in COMMANDS)
+
+
+def test_help_with_all_settings_needs_no_torch():
+    done = python(f"""
+import sys
+from fewmask.cli import main
+try:
+    main(["tags", "--help"])
+except SystemExit:
+    pass
+assert not {HEAVY!r} & set(sys.modules), {HEAVY!r} & set(sys.modules)
+""")
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_installed_module_runs_in_a_process_of_its_own(small_data, tmp_path):
+    arguments = [sys.executable, "-m", "fewmask", "check", str(small_data), "--json"]
+    done = subprocess.run(arguments, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert one_json_value(done.stdout)["counts"]["images"] == 24
+    arguments[4] = str(tmp_path / "gone")
+    done = subprocess.run(arguments[:-1], capture_output=True, text=True)
+    assert done.returncode == 10
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(fewmask, command):
+    result = fewmask(command, "--help")
+    assert result.code == 0
+    assert f"Usage: fewmask {command}" in result.out
+    assert "next:" not in result.out
+
+
+def test_no_command_at_all_shows_the_help(fewmask):
+    result = fewmask()
+    assert result.code == 0
+    assert "Usage: fewmask" in result.out
+
+
+@pytest.mark.parametrize("pipeline", ["tags", "train"])
+def test_every_setting_is_a_flag_with_an_explanation(
+    fewmask, pipeline, monkeypatch
+):
+    monkeypatch.setenv("COLUMNS", "200")
+    from fewmask.pipelines.supervised_config import SupervisedConfig
+    from fewmask.pipelines.tags_config import TagsConfig
+
+    text = fewmask(pipeline, "--help").out
+    schema = {"tags": TagsConfig, "train": SupervisedConfig}[pipeline]
+    for name, field in schema.model_fields.items():
+        assert re.search(rf"--{name.replace('_', '-')}\b", text), name
+        assert field.description, name
+
+
+@pytest.mark.parametrize(
+    ("typed", "meant"),
+    [
+        (["tags", "DATA", "--prest", "smoke"], "--preset"),
+        (["tags", "DATA", "--segmnt-epochs", "3"], "--segment-epochs"),
+        (["evaluate", "RUN", "DATA", "--jsn"], "--json"),
+        (["tgas", "DATA"], "tags"),
+    ],
+)
+def test_a_mistyped_name_is_answered_with_the_nearest(fewmask, typed, meant):
+    result = fewmask(*typed)
+    assert result.code == 2
+    assert re.search(rf'Did you mean "?{meant}"?\?', result.err), result.err
+    assert "Traceback" not in result.err
+
+
+def test_networks_have_the_published_numbers_of_parameters(fewmask):
+    text = fewmask("networks").out
+    for number in ("135,309,890", "1,049,346", "12,542,979", "662,977"):
+        assert number in text
+    rows = one_json_value(fewmask("networks", "--json").out)
+    assert {"135309890", "12542979", "662977"} <= {str(row["parameters"]) for row in rows}
+    assert 1_049_346 in {row["trainable"] for row in rows}
+
+
+def test_json_is_exactly_one_value(fewmask, small_data, tiny_run, tmp_path):
+    for arguments in (
+        ["check", small_data],
+        ["evaluate", tiny_run.path, small_data],
+        ["networks"],
+        ["doctor"],
+        ["runs", tiny_run.path.parent],
+        ["runs", tmp_path],
+        ["check", tmp_path / "gone"],
+    ):
+        result = fewmask(*arguments, "--json")
+        assert one_json_value(result.out) is not None, arguments
+
+
+def test_each_command_names_the_next_one(fewmask, small_data, tiny_run, tmp_path):
+    run = tiny_run.path
+    said = {
+        "tags": next_commands(tiny_run.result),
+        "report": next_commands(fewmask("report", run)),
+        "resume": next_commands(fewmask("resume", run)),
+        "predict": next_commands(fewmask("predict", run, small_data, "-o", tmp_path / "out")),
+        "evaluate": next_commands(fewmask("evaluate", run, small_data)),
+        "check": next_commands(fewmask("check", small_data)),
+        "runs": next_commands(fewmask("runs", run.parent)),
+        "no runs": next_commands(fewmask("runs", tmp_path / "none")),
+        "doctor": next_commands(fewmask("doctor")),
+        "networks": next_commands(fewmask("networks")),
+    }
+    assert said["tags"] == said["report"] == said["resume"]
+    assert said["tags"][0] == f"fewmask predict {run} IMAGES -o OUT"
+    assert said["check"] == [f"fewmask tags {small_data} -o runs/first"]
+    assert said["runs"] == [f"fewmask report {run}"]
+    assert said["no runs"] == ["fewmask demo tags"]
+
+
+def test_runs_are_listed_with_state_and_score(fewmask, tiny_run):
+    (row,) = fewmask("runs", tiny_run.path.parent, "--json").json
+    score = tiny_run.table["metrics"]["iou.pooled.positive"]
+    assert row == {
+        "path": str(tiny_run.path),
+        "pipeline": "tags",
+        "preset": "smoke",
+        "state": "finished",
+        "score": f"iou.pooled.positive {score:.3f}",
+    }
+
+
+def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
+    fewmask, tiny, tree, small_data, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    before = tree(small_data)
+    plan = one_json_value(fewmask("tags", small_data, "--dry-run", *tiny).out)
+    assert plan["data"]["images"] == 24
+    assert plan["data"]["with a tag"] == plan["data"]["masks"] == 12
+    assert plan["settings"]["classify_epochs"] == 1
+    assert plan["folds"] == [0]
+    assert "augment" not in plan["stages"]
+    assert tree(small_data) == before
+    assert not list(tmp_path.iterdir())
+
+
+def test_settings_come_from_preset_then_file_then_flags(fewmask, small_data, tmp_path):
+    from fewmask.pipelines.tags_config import PRESETS
+
+    file = tmp_path / "settings.yaml"
+    file.write_text("segment_epochs: 5\nclassify_epochs: 6\nseed: 3\n")
+    flags = ("--preset", "smoke", "--config", file, "--classify-epochs", 7, "--dry-run")
+    settings = fewmask("tags", small_data, *flags).json["settings"]
+    assert settings["translate_steps"] == PRESETS["smoke"]["translate_steps"]  # preset
+    assert (settings["segment_epochs"], settings["seed"]) == (5, 3)  # file over preset
+    assert settings["classify_epochs"] == 7  # flag over file
+
+
+def test_lists_switches_and_nothing_are_given_as_one_would(fewmask, small_data):
+    flags = ("--stages", "classify", "evidence", "--cam-scales", "1", "1.5", "--no-segment-flips")
+    plan = fewmask("tags", small_data, "--preset=smoke", "--dry-run", *flags).json
+    assert plan["settings"]["stages"] == ["classify", "evidence"]
+    assert plan["settings"]["cam_scales"] == [1.0, 1.5]
+    assert plan["settings"]["segment_flips"] is False
+    assert "segment" not in plan["stages"]
+
+
+def test_a_run_without_a_name_gets_the_next_free_one(
+    fewmask, small_data, tmp_path, monkeypatch
+):
+    from fewmask.api import free_run_path
+
+    monkeypatch.chdir(tmp_path)
+    assert free_run_path(small_data, "tags").as_posix() == "runs/tiles-tags"
+    (tmp_path / "runs" / "tiles-tags").mkdir(parents=True)
+    assert free_run_path(small_data, "tags").as_posix() == "runs/tiles-tags-2"
+
+
+def test_the_demo_runs_on_the_data_it_makes(fewmask, tmp_path, monkeypatch):
+    import functools
+
+    from fewmask import demo
+    from fewmask.pipelines import tags_config
+
+    halves = functools.partial(demo.make_halves, train_images=8, test_images=3, image_size=32)
+    short = {"image_size": 32, "translate_steps": 2, "classify_epochs": 1, "segment_epochs": 1,
+             "class_name": "scar", "threads": 1}  # fmt: skip
+    monkeypatch.setattr(demo, "make_halves", halves)
+    monkeypatch.setattr(demo, "SETTINGS", short)
+    monkeypatch.setitem(tags_config.PRESETS, "fast", tags_config.PRESETS["smoke"])
+    result = fewmask("demo", "tags", "-o", tmp_path / "demo")
+    assert result.code == 0, result.err
+    assert next_commands(result)[-1] == "fewmask tags YOUR_FOLDER -o runs/first"
+    table = json.loads((tmp_path / "demo" / "run" / "metrics.json").read_text())
+    assert table["n"] == 6
+    assert "synthetic" in (tmp_path / "demo" / "run" / "report.html").read_text().lower()
+
+
+def test_ctrl_c_stops_with_75_and_the_way_on(fewmask, small_data, monkeypatch):
+    from fewmask.data import check
+
+    def interrupt(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(check, "check_folder", interrupt)
+    result = fewmask("check", small_data)
+    assert result.code == 75
+    assert "fewmask resume RUN" in result.err

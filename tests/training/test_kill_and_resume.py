@@ -1,0 +1,229 @@
+"""SIGKILL at any moment, resume, and the results are bit-identical; for every stage of ``tags``.
+
+The reference runs once without interruption. Each test copies it as far as the stage before its
+own, forks processes that resume it, and kills them.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+
+from fewmask.pipelines import running, tags
+from fewmask.randomness import generator
+from fewmask.training.checkpoint import MANIFEST, CheckpointStore
+from fewmask.training.loop import Loop
+
+KILLS = 5
+NAMES = [spec.name for spec in tags.STAGES]
+GANS = {"gen_ab", "gen_ba", "disc_a", "disc_b", "generators", "discriminators", "pool_a", "pool_b"}
+FIT = {"network", "optimizer"}
+LOOPS = {  # (stage, loop, interrupted after step): keys of its state
+    ("prepare", "steps", 10): {"digests"},
+    ("translate", "steps", 4): GANS,
+    ("augment", "steps", 2): set(),
+    ("classify", "steps", 4): FIT | {"best"},
+    ("evidence", "steps", 2): set(),
+    ("segment", "round-1", 2): FIT | {"ema"},
+    ("segment", "probs-1", 1): set(),
+    ("segment", "round-2", 2): FIT | {"ema"},
+    ("controls", "masks-4", 2): FIT | {"ema"},
+    ("evaluate", "steps", 4): set(),
+    ("export", "steps", 10): {"manifest"},
+}
+
+
+@pytest.fixture(scope="module")
+def reference(smoke, settings, tmp_path_factory):
+    path = tmp_path_factory.mktemp("reference") / "run"
+    running.start("tags", smoke, path, settings, preset="smoke")
+    return path
+
+
+@pytest.fixture
+def fresh(reference, tmp_path):
+    """``fresh(number)``: a copy of the reference as it was before that stage."""
+
+    def copy(number):
+        path = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
+        path.mkdir()
+        shutil.copy(reference / "run.yaml", path)
+        for n, name in enumerate(NAMES[: number - 1], start=1):
+            shutil.copytree(reference / f"{n}-{name}", path / f"{n}-{name}")
+        return path
+
+    return copy
+
+
+def result(path, number, records_of):
+    """Digests of all that a stage wrote, and its records."""
+    label = f"{number}-{NAMES[number - 1]}"
+    files = [f for f in (path / label).rglob("*") if f.name not in {"DONE.json", "KEY"}]
+    if label.endswith("export"):
+        files += (path / "masks").glob("*.png")
+    digests = {
+        f.relative_to(path).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest()
+        for f in files
+        if f.is_file()
+    }
+    return digests, records_of(path, label)
+
+
+def work_on(path, number, *, started=None, before=None):
+    """What a child does: resume a run up to one stage, with a checkpoint after every step."""
+
+    def up_to_here(work, specs, selected):
+        last = specs[number - 1]
+
+        def function(*arguments):
+            if started:
+                os.write(started[1], b"x")
+            last.function(*arguments)
+
+        spec = type(last)(last.name, function, last.reads, last.settings, last.shared)
+        run_stages(work, [*specs[: number - 1], spec], selected)
+
+    run_stages, running.run_stages = running.run_stages, up_to_here
+    running.finish = lambda works, module: None
+    Loop.__init__.__kwdefaults__["save_every_seconds"] = 0.0
+    os.fsync = lambda descriptor: None  # the page cache survives a kill of the process
+    if before:
+        before()
+    running.resume(path)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_killed_at_random_moments_a_stage_ends_with_the_same_bits(
+    name, fresh, reference, in_child, records_of
+):
+    number, rng = NAMES.index(name) + 1, generator("kills", name)
+    expected = result(reference, number, records_of)
+    assert expected[0]
+    started = os.pipe()
+
+    path, begin = fresh(number), time.monotonic()
+    assert in_child(lambda: work_on(path, number, started=started)) == 0
+    seconds = time.monotonic() - begin
+    os.read(started[0], 1)
+    assert result(path, number, records_of) == expected
+
+    kills, longest, path = 0, 0.6 * seconds, fresh(number)
+    while kills < KILLS:
+        status = in_child(
+            lambda: work_on(path, number, started=started),
+            kill_after=longest * float(rng.uniform()),
+            started=started,
+        )
+        if status == -signal.SIGKILL and not (path / f"{number}-{name}" / "DONE.json").exists():
+            kills += 1
+            continue
+        longest *= 0.7
+        assert status in (0, -signal.SIGKILL)
+        assert result(path, number, records_of) == expected
+        path = fresh(number)
+    assert in_child(lambda: work_on(path, number)) == 0
+    assert result(path, number, records_of) == expected
+
+
+def die_after(name, step):
+    """SIGKILL the process as soon as the checkpoint of that step is written."""
+
+    def save_and_die(self):
+        save(self)
+        if (self.name, self.step) == (name, step):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    save, Loop.save = Loop.save, save_and_die
+
+
+def leave_out(key):
+    """A resume that forgets one key of the state."""
+
+    def restore_others(self, path, manifest, state):
+        parts = {k: v for k, v in manifest["parts"].items() if k != key}
+        others = {k: v for k, v in state.items() if k != key}
+        restore(self, path, {**manifest, "parts": parts}, others)
+
+    restore, CheckpointStore._restore = CheckpointStore._restore, restore_others
+
+
+@pytest.mark.parametrize(("name", "loop", "step"), LOOPS)
+def test_every_key_of_a_loops_state_is_demanded_and_matters(
+    name, loop, step, fresh, reference, in_child, records_of, tmp_path
+):
+    number, keys = NAMES.index(name) + 1, LOOPS[name, loop, step]
+    killed = fresh(number)
+    status = in_child(lambda: work_on(killed, number, before=lambda: die_after(loop, step)))
+    assert status == -signal.SIGKILL
+    newest = f"checkpoints/{number}-{name}/{loop}/step-{step:08d}"
+    assert set(json.loads((killed / newest / MANIFEST).read_text())["parts"]) == keys
+
+    for key in sorted(keys):
+        without = shutil.copytree(killed, tmp_path / f"without-{key}")
+        manifest = json.loads((without / newest / MANIFEST).read_text())
+        (without / newest / manifest["parts"].pop(key)["file"]).unlink()
+        (without / newest / MANIFEST).write_text(json.dumps(manifest))
+        assert in_child(lambda path=without: work_on(path, number)) == 12
+        error = json.loads((without / "status.json").read_text())["error"]
+        assert "STATE-KEY" in error
+        assert f"missing: {key};" in error
+
+        forgetful = shutil.copytree(killed, tmp_path / f"forgetful-{key}")
+        status = in_child(
+            lambda path=forgetful, key=key: work_on(path, number, before=lambda: leave_out(key))
+        )
+        assert status == 0
+        assert result(forgetful, number, records_of) != result(reference, number, records_of), key
+
+    assert in_child(lambda: work_on(killed, number)) == 0
+    assert result(killed, number, records_of) == result(reference, number, records_of)
+
+
+def wait_for(path, process):
+    while not path.exists():
+        assert process.poll() is None, f"ended with {process.returncode} before {path} appeared"
+        time.sleep(0.02)
+
+
+def test_signals_to_the_command_save_and_exit_75_and_resume_ends_with_the_same_bits(
+    smoke, settings, reference, tmp_path, records_of
+):
+    config, path = tmp_path / "settings.yaml", tmp_path / "run"
+    config.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_none=True)))
+    command = [sys.executable, "-m", "fewmask"]
+
+    def begin(*arguments):
+        return subprocess.Popen(
+            [*command, *map(str, arguments)], stderr=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    first = begin("tags", smoke, "-o", path, "--preset", "smoke", "--config", config)
+    wait_for(path / "checkpoints/3-translate/steps", first)
+    first.send_signal(signal.SIGTERM)
+    _, said = first.communicate(timeout=30)
+    assert first.returncode == 75, said
+    assert f"fewmask resume {path}" in said.decode()
+    assert json.loads((path / "status.json").read_text())["state"] == "interrupted"
+
+    second = begin("resume", path)
+    wait_for(path / "5-classify" / "KEY", second)
+    second.send_signal(signal.SIGINT)
+    _, said = second.communicate(timeout=30)
+    assert second.returncode == 75, said
+    assert not (path / "metrics.json").exists()
+
+    last = begin("resume", path)
+    _, said = last.communicate(timeout=120)
+    assert last.returncode == 0, said
+    for number in range(1, len(NAMES) + 1):
+        assert result(path, number, records_of) == result(reference, number, records_of)
+    weights = [run / "weights" / "segmenter.safetensors" for run in (path, reference)]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    assert json.loads((path / "status.json").read_text())["state"] == "finished"
