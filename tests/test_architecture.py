@@ -22,7 +22,6 @@ LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ACROSS = {
     ("data", "io"),
     ("report", "training"),
-    ("masks", "attribution"),
 }
 """Imports between areas of one level that are allowed; every other pair must not meet."""
 

@@ -52,7 +52,8 @@ class State:
 
 
 @pytest.fixture
-def store(tmp_path):
+def store(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # only a power cut needs it
     return CheckpointStore(tmp_path / "checkpoints")
 
 

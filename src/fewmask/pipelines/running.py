@@ -18,6 +18,7 @@ from fewmask.errors import CheckpointError, DataError, UsageError
 from fewmask.models.classifier import check_timm_name
 from fewmask.models.weights import load_weights_file
 from fewmask.report.assemble import write_report
+from fewmask.report.tensorboard import write_events
 from fewmask.training.checkpoint import (
     load_weights,
     remove_temporaries,
@@ -272,7 +273,7 @@ def finish(works: Sequence[Workspace], module: ModuleType) -> None:
     write_manifest(run.path / "masks" / "manifest.csv", manifest)
     _write_weights(first, module, summary["metrics"])
     if first.config.tensorboard:
-        write_tensorboard(run)
+        write_events(run.path / "metrics.jsonl", run.path / "tensorboard")
     write_report(works, evaluation, summary, module)
 
 
@@ -375,10 +376,3 @@ def predictor_of_run(run: RunFolder, device: torch.device) -> Any:
 def _total(works: Sequence[Workspace], fact: str, how: Any) -> float:
     stages = {stage.label: stage for work in works for stage in work.stages.values()}
     return float(how(stage.facts[fact] for stage in stages.values()))
-
-
-def write_tensorboard(run: RunFolder) -> None:
-    """The numbers of ``metrics.jsonl`` as TensorBoard events in ``RUN/tensorboard``."""
-    from fewmask.report.tensorboard import write_events
-
-    write_events(run.path / "metrics.jsonl", run.path / "tensorboard")

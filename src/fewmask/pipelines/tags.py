@@ -32,22 +32,23 @@ Differs from the paper (preset ``paper``):
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Any
-
 import numpy as np
-from PIL import Image
 
-from fewmask.data.transforms import IGNORE_INDEX, resize_image, resize_mask, to_unit
-from fewmask.masks.fuse import fuse_soft, intersect
-from fewmask.masks.targets import class_ids, pseudo_target
-from fewmask.masks.threshold import threshold_map
-from fewmask.metrics.controls import oracle_threshold
+from fewmask.data.splits import check_lineage
+from fewmask.data.transforms import IGNORE_INDEX
 from fewmask.pipelines.tags_config import PRESETS, TagsConfig
 from fewmask.pipelines.tags_cut import balanced_cut
 from fewmask.pipelines.tags_evidence import EvidenceMaker, make_evidence, train_classifier
+from fewmask.pipelines.tags_rows import (
+    Evidence,
+    EvidencePredictor,
+    bill,
+    candidates,
+    panels,
+    target_of,
+)
 from fewmask.pipelines.tags_translation import augment, train_translation
-from fewmask.training.evaluation import Candidate, measure, measured_rows, trivial_controls
+from fewmask.training.evaluation import measure
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import Stage
 from fewmask.training.segmenting import (
@@ -57,47 +58,20 @@ from fewmask.training.segmenting import (
     fit_segmenter,
     load_segmenter,
     probs_of_rows,
-    true_target,
 )
 from fewmask.training.workspace import StageSpec, Workspace, prepare, split
 
-__all__ = ["ALWAYS", "NEEDS", "PRESETS", "STAGES", "TagsConfig", "predictor_of", "stages_of"]
-
-
-class Evidence:
-    """The maps of stage ``evidence``, and the masks that they give by themselves."""
-
-    def __init__(self, work: Workspace) -> None:
-        self.config: TagsConfig = work.config
-        self.path = work.stages["evidence"].path
-        self.cams = np.load(self.path / "cams.npy", mmap_mode="r")  # (N, K, S, S)
-        self.differences = np.load(self.path / "differences.npy", mmap_mode="r")  # (N, S, S)
-        self.has_difference = "translate" in work.stages
-
-    def scores(self, row: int) -> np.ndarray:
-        """(K, S, S) float32 in [0, 1]: both maps as one score for each class."""
-        cams = self.cams[row].astype(np.float32)
-        if self.config.pseudo_fusion == "none" or not self.has_difference:
-            return cams
-        difference = self.differences[row].astype(np.float32)
-        difference = difference / max(float(difference.max()), 1e-6)
-        fused = np.stack([fuse_soft(c, difference, self.config.pseudo_fusion) for c in cams])
-        return fused / np.maximum(fused.max((1, 2), keepdims=True), 1e-6)
-
-    def cam_masks(self, row: int, threshold: float | None, name: str = "cams") -> np.ndarray:
-        """(K, S, S) bool: the CAMs cut at a value, or at Otsu's."""
-        maps = self.cams if name == "cams" else np.load(self.path / f"{name}.npy", mmap_mode="r")
-        return np.stack([_cut(cam, threshold) for cam in maps[row].astype(np.float32)])
-
-    def difference_mask(self, row: int, threshold: float | None) -> np.ndarray:
-        """(S, S) bool: the difference map cut at a value, or at Otsu's."""
-        return _cut(self.differences[row].astype(np.float32), threshold)
-
-
-def _cut(score: np.ndarray, threshold: float | None) -> np.ndarray:
-    if threshold is None:
-        return threshold_map(score, "otsu")
-    return threshold_map(score, "manual", value=threshold)
+__all__ = [
+    "ALWAYS",
+    "NEEDS",
+    "PRESETS",
+    "STAGES",
+    "TagsConfig",
+    "bill",
+    "panels",
+    "predictor_of",
+    "stages_of",
+]
 
 
 def make_pseudo_masks(work: Workspace, stage: Stage) -> None:
@@ -117,39 +91,6 @@ def make_pseudo_masks(work: Workspace, stage: Stage) -> None:
     np.save(stage.path / "targets.npy", targets)
 
 
-def target_of(
-    image: np.ndarray, scores: np.ndarray, tags: np.ndarray, cut: float, config: TagsConfig
-) -> np.ndarray:
-    """A training target from the scores of the classes that an image is known to have.
-
-    Args:
-        image: (S, S, 3) uint8.
-        scores: (K, S, S) float32 in [0, 1].
-        tags: (K,) bool.
-        cut: Score at which object and background are equally likely.
-        config: Reads ``pseudo_*``.
-
-    Returns:
-        (S, S) uint8 ids with 255 where the evidence is undecided.
-    """
-    return pseudo_target(
-        image,
-        np.where(tags[:, None, None], scores, 0),
-        method=config.pseudo_refine,
-        cut=cut,
-        band=config.pseudo_band,
-        band_px=config.pseudo_band_px,
-    )
-
-
-def refined_masks(work: Workspace, evidence: Evidence, row: int) -> np.ndarray:
-    """(K, S, S) bool: what a pseudo-mask of this image would be, by its known or predicted tags."""
-    tagged = evidence.cams[row].any((1, 2))
-    cut = work.stages["pseudo_masks"].read_json("used_cut.json")
-    target = target_of(work.images[row], evidence.scores(row), tagged, cut, work.config)
-    return np.stack([target == k for k in range(1, len(tagged) + 1)])
-
-
 def train_segmenter(work: Workspace, stage: Stage) -> None:
     """Train on the pseudo-masks; predict the training images, refine, train anew."""
     config: TagsConfig = work.config
@@ -165,201 +106,19 @@ def train_segmenter(work: Workspace, stage: Stage) -> None:
                 targets[row] = target_of(work.images[row], scores, work.tags[row], 0.5, config)
 
 
-def candidates(work: Workspace) -> list[Candidate]:
-    """The rows of the table: the answer, the evidence behind it, controls and references."""
-    rows = trivial_controls(len(work.class_names) + 1)
-    if "evidence" in work.stages:
-        rows += _evidence_rows(work, Evidence(work))
-    if "controls" in work.stages:
-        stage = work.stages["controls"]
-        for name, count in stage.read_json("controls.json").items():
-            predictor = load_segmenter(work, stage.path / f"{name}.safetensors")
-            few = name != "masks-all"
-            rows.append(
-                Candidate(
-                    f"segmenter on {count} true masks",
-                    "control" if few else "reference",
-                    _apply(predictor),
-                    masks_used=count,
-                    note="the same network, schedule and negatives"
-                    if few
-                    else "full supervision: the ceiling",
-                )
-            )
-    if "segment" in work.stages:
-        stage = work.stages["segment"]
-        for number in range(1, work.config.segment_rounds + 1):
-            predictor = load_segmenter(work, stage.path / f"round-{number}.safetensors")
-            last = number == work.config.segment_rounds
-            rows.append(
-                Candidate(
-                    "segmenter on pseudo-masks" + ("" if last else f", round {number}"),
-                    "result" if last else "reference",
-                    _apply(predictor),
-                )
-            )
-    return rows
-
-
-def _apply(predictor: SegmenterPredictor) -> Callable[[int, np.ndarray], np.ndarray]:
-    return lambda _, image: predictor.mask(image)
-
-
-def _evidence_rows(work: Workspace, evidence: Evidence) -> list[Candidate]:
-    config: TagsConfig = work.config
-    name = {"cam": "CAM", "grad_cam": "Grad-CAM", "score_cam": "Score-CAM"}.get(
-        config.cam_method, config.cam_method
-    )
-
-    def row(
-        title: str, mask: Callable[[int], np.ndarray], kind: Any = "evidence", masks: int = 0
-    ) -> Candidate:
-        def at_own_size(index: int, image: np.ndarray) -> np.ndarray:
-            ids = class_ids(mask(index), evidence.scores(index))
-            return np.asarray(resize_mask(ids, *image.shape[:2]))
-
-        choice = f"{masks} masks" if masks else "label_free"
-        return Candidate(title, kind, at_own_size, threshold_choice=choice, masks_used=masks)
-
-    def both(cam_value: float | None, difference_value: float | None, maps: str) -> Any:
-        def mask(index: int) -> np.ndarray:
-            cam = evidence.cam_masks(index, cam_value, maps)
-            return intersect(cam, _over(cam, evidence.difference_mask(index, difference_value)))
-
-        return mask
-
-    def refined(index: int) -> np.ndarray:
-        return refined_masks(work, evidence, index)
-
-    rows = [row(f"{name}, Otsu", lambda i: evidence.cam_masks(i, None))]
-    if "pseudo_masks" in work.stages:
-        rows.append(row("pseudo-masks by predicted tags", refined, "reference"))
-    measured = measured_rows(work)
-    if len(work.class_names) == 1 and measured:
-        best, _ = oracle_threshold(
-            [evidence.cams[i, 0].astype(np.float32) for i in measured],
-            [true_target(work.data.samples[i], work.data, config.image_size) for i in measured],
-        )
-        rows.append(
-            row(
-                f"{name} at its best threshold on the test masks, {best:.2f}",
-                lambda i: evidence.cam_masks(i, best),
-                "oracle",
-                len(measured),
-            )
-        )
-    if evidence.has_difference:
-        difference = evidence.difference_mask
-        known = np.load(evidence.path / "known_tags.npy")
-        rows += [
-            row(
-                "difference map, Otsu",
-                lambda i: known[i][:, None, None] & difference(i, None)[None],
-            ),
-            row(f"{name} AND difference, Otsu", both(None, None, "cams")),
-        ]
-        if config.cam_threshold is not None:
-            values = (config.cam_threshold, config.difference_threshold)
-            text = f"{values[0]} / {values[1]}"
-            billed = config.threshold_masks
-            kind = "evidence" if config.segment_rounds else "result"
-            if (evidence.path / "grad_cams.npy").exists():
-                rows.append(
-                    row(
-                        f"Grad-CAM AND difference at {text}",
-                        both(*values, "grad_cams"),
-                        masks=billed,
-                    )
-                )
-            rows.append(
-                row(f"{name} AND difference at {text}", both(*values, "cams"), kind, billed)
-            )
-        rows.append(
-            row(
-                f"fused ({config.pseudo_fusion}), Otsu",
-                lambda i: np.stack([_cut(score, None) for score in evidence.scores(i)]),
-            )
-        )
-    return rows
-
-
-def _over(masks: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    return np.broadcast_to(mask, masks.shape)
-
-
 def evaluate(work: Workspace, stage: Stage) -> None:
-    """Measure every row on the held-out images at their own sizes."""
+    """Measure every row on the held-out images at their own sizes.
+
+    Raises:
+        LeakError: something was trained on that descends from a test image.
+    """
+    parents: dict[str, list[str]] = {}
+    if "augment" in work.stages:
+        generated = work.stages["augment"].read_json("generated.json")
+        parents = {record["id"]: record["parents"] for record in generated}
+    trained_on = [*work.parts["train"], *work.parts["val"], *parents]
+    check_lineage(trained_on, parents, work.parts["test"])
     measure(work, stage, candidates(work))
-
-
-class EvidencePredictor:
-    """The published chain without a segmenter: both maps, cut, intersected; class by class."""
-
-    def __init__(self, maker: EvidenceMaker, config: TagsConfig) -> None:
-        self.maker, self.config = maker, config
-
-    def probs(self, image: np.ndarray) -> np.ndarray:
-        """1 for the class of each pixel and 0 for the others, (K + 1, H, W) float32."""
-        size = self.config.image_size
-        small = to_unit(resize_image(image, size, size))[None]
-        tags = self.maker.tag_probs(small) > 0.5
-        cams = self.maker.cams(small, tags)[0]
-        masks = np.stack([_cut(cam, self.config.cam_threshold) for cam in cams])
-        if self.maker.gen_ab is not None:
-            difference = self.maker.differences(small)[0]
-            masks = intersect(
-                masks, _over(masks, _cut(difference, self.config.difference_threshold))
-            )
-        ids = resize_mask(class_ids(masks, cams), *image.shape[:2])
-        return np.eye(len(masks) + 1, dtype=np.float32)[ids].transpose(2, 0, 1)
-
-    def mask_of_probs(self, image: np.ndarray, probs: np.ndarray) -> np.ndarray:  # noqa: ARG002
-        """(H, W) uint8 ids."""
-        return probs.argmax(0).astype(np.uint8)
-
-
-def panels(work: Workspace, row: int, size: tuple[int, ...]) -> list[tuple[str, np.ndarray]]:
-    """The evidence of one image for the report: the maps, and the mask that they give."""
-    if "evidence" not in work.stages:
-        return []
-    evidence = Evidence(work)
-    found: list[tuple[str, np.ndarray]] = [
-        (f"CAM {name}" if len(work.class_names) > 1 else "CAM", _map_at(cam, size))
-        for name, cam in zip(work.class_names, evidence.cams[row], strict=True)
-    ]
-    if evidence.has_difference:
-        difference = evidence.differences[row].astype(np.float32)
-        shown = difference / max(float(difference.max()), 1e-6)
-        found.append(("difference (stretched)", _map_at(shown, size)))
-    scores = evidence.scores(row)
-    title, masks = "fused mask", np.stack([_cut(score, None) for score in scores])
-    if "pseudo_masks" in work.stages:
-        title, masks = "refined evidence", refined_masks(work, evidence, row)
-    return [*found, (title, resize_mask(class_ids(masks, scores), *size))]
-
-
-def _map_at(score: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
-    image = Image.fromarray(score.astype(np.float32))
-    resized = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
-    return np.clip(resized, 0, 1)
-
-
-def bill(works: Sequence[Workspace]) -> list[tuple[str, str, str]]:
-    """Every label that went into the result or its rows: (what, labels, source)."""
-    work = works[0]
-    config: TagsConfig = work.config
-    learned = len(work.rows("train")) + len(work.rows("val"))
-    lines = [("image-level tags", f"{learned} images", "your data, training part of each fold")]
-    if config.encoder_weights != "none":
-        lines.append(("weights of the encoder", "1.28 million image-level tags", "ImageNet-1k"))
-    lines.append(("masks behind thresholds", str(config.threshold_masks), "see the table"))
-    if "controls" in work.stages:
-        counts = work.stages["controls"].read_json("controls.json").values()
-        text = ", ".join(map(str, counts)) or "0"
-        lines.append(
-            ("masks for control and reference rows only", text, "your data, training part")
-        )
-    return lines
 
 
 def export(work: Workspace, stage: Stage) -> None:
@@ -399,9 +158,9 @@ STAGES = (
         "evaluate",
         evaluate,
         reads=("split", "evidence", "segment", "controls"),
-        settings=("predict", "threshold"),
+        settings=("predict", "threshold", "cam", "difference"),
     ),
-    StageSpec("export", export, reads=("evidence", "segment"), settings=("predict",)),
+    StageSpec("export", export, reads=("evidence", "segment"), settings=("predict", "threshold")),
 )
 ALWAYS = ("prepare", "split", "evaluate", "export")
 NEEDS = {

@@ -104,6 +104,8 @@ class TagsConfig(Settings):
     """Threshold on the CAM; None = Otsu, label-free. Published: 0.4 (grid 0.1 ... 0.6)."""
     difference_threshold: float | None = None
     """Threshold on the difference map; None = Otsu, label-free. Published: 0.08."""
+    threshold_method: Literal["otsu", "niblack", "sauvola"] = "otsu"
+    """How a threshold is found where its value is None. Published: otsu; the others poor."""
     threshold_masks: int = 0
     """How many true masks the two thresholds were chosen on: part of the label cost."""
 
@@ -180,6 +182,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "classify_label_smoothing": 0.0,
         "segment_rounds": 0,
         "segment_architecture": "classic_unet",
+        "segment_epochs": 50,
         "segment_ema_decay": 0.0,
         "segment_batch_size": 4,
         "segment_optimizer": "adam",
