@@ -67,6 +67,7 @@ TINY = (
     "--translate-steps=2",
     "--classify-epochs=1",
     "--classify-batch-size=8",
+    "--cam-image-size=64",
     "--cam-views=single",
     "--segment-epochs=1",
     "--predict-views=single",

@@ -116,7 +116,9 @@ def header_bomb(root):
     """A PNG of 100 bytes that says it is 60,000 x 60,000."""
 
     def chunk(kind, body):
-        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        return (
+            struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+        )
 
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
     (root / "positive" / "p0.png").write_bytes(
@@ -236,9 +238,7 @@ def table_in_latin_1(root):
     ],
     ids=lambda value: value if isinstance(value, str) and value.isupper() else "",
 )
-def test_bad_tables_of_tags_are_refused(
-    fewmask, tiny, tree, tagged, tmp_path, damage, code, where
-):
+def test_bad_tables_of_tags_are_refused(fewmask, tiny, tree, tagged, tmp_path, damage, code, where):
     damage(tagged)
     before, out = tree(tagged), tmp_path / "out"
     refused(fewmask("tags", tagged, "-o", out, *tiny), 10, code, where)
@@ -483,9 +483,7 @@ class Canary:
         return (os.mkdir, (str(self.path),))
 
 
-def test_weights_with_code_are_refused_and_the_code_does_not_run(
-    fewmask, tiny, data, tmp_path
-):
+def test_weights_with_code_are_refused_and_the_code_does_not_run(fewmask, tiny, data, tmp_path):
     import pickle
 
     import torch

@@ -93,9 +93,7 @@ def test_no_command_at_all_shows_the_help(fewmask):
 
 
 @pytest.mark.parametrize("pipeline", ["tags", "train"])
-def test_every_setting_is_a_flag_with_an_explanation(
-    fewmask, pipeline, monkeypatch
-):
+def test_every_setting_is_a_flag_with_an_explanation(fewmask, pipeline, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     from fewmask.pipelines.supervised_config import SupervisedConfig
     from fewmask.pipelines.tags_config import TagsConfig
@@ -215,9 +213,7 @@ def test_lists_switches_and_nothing_are_given_as_one_would(fewmask, small_data):
     assert "segment" not in plan["stages"]
 
 
-def test_a_run_without_a_name_gets_the_next_free_one(
-    fewmask, small_data, tmp_path, monkeypatch
-):
+def test_a_run_without_a_name_gets_the_next_free_one(fewmask, small_data, tmp_path, monkeypatch):
     from fewmask.api import free_run_path
 
     monkeypatch.chdir(tmp_path)

@@ -70,7 +70,9 @@ def test_an_unknown_setting_is_answered_with_the_nearest():
 def test_all_mistakes_are_told_at_once(file):
     path = file("tail_px: 0\nshape: round\nsed: 3\nfolds: two\n")
     problems = problems_of(file=path)
-    assert {(p.code, p.where.split(": ")[-1] if "VALUE" in p.code else p.found) for p in problems} == {
+    assert {
+        (p.code, p.where.split(": ")[-1] if "VALUE" in p.code else p.found) for p in problems
+    } == {
         ("SETTING-VALUE", "tail_px"),
         ("SETTING-VALUE", "shape"),
         ("SETTING-VALUE", "folds"),

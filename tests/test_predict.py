@@ -110,9 +110,7 @@ def test_a_moved_run_predicts_the_same_from_its_weights_alone(
     assert tree(tmp_path / "here") == tree(tmp_path / "there")
 
 
-def test_predicting_and_measuring_leave_the_run_as_it_was(
-    fewmask, tree, tiny_run, album, tmp_path
-):
+def test_predicting_and_measuring_leave_the_run_as_it_was(fewmask, tree, tiny_run, album, tmp_path):
     before = tree(tiny_run.path)
     fewmask("predict", tiny_run.path, album, "-o", tmp_path / "out")
     fewmask("evaluate", tiny_run.path, tiny_run.data)
@@ -146,15 +144,11 @@ def test_on_its_own_data_a_run_is_measured_on_its_test_part(fewmask, smoke_run):
     assert measured["n"] == len(parts["test"]) == 16
 
 
-def test_scores_on_other_data_are_those_of_the_masks_that_were_written(
-    fewmask, tiny_run, tmp_path
-):
+def test_scores_on_other_data_are_those_of_the_masks_that_were_written(fewmask, tiny_run, tmp_path):
     from fewmask.data.sample import make_sample
 
     other = make_sample(tmp_path / "o", seed=9, images_per_class=5, image_size=32, split="test")
-    result = fewmask(
-        "evaluate", tiny_run.path, other, "--json", "--save-masks", tmp_path / "masks"
-    )
+    result = fewmask("evaluate", tiny_run.path, other, "--json", "--save-masks", tmp_path / "masks")
     assert result.code == 0, result.err
     hit = union = empty = 0
     masks = masks_below(tmp_path / "masks")
@@ -180,6 +174,7 @@ def test_the_library_does_what_the_command_line_does(fewmask, tree, tiny_run, al
         translate_steps=2,
         classify_epochs=1,
         classify_batch_size=8,
+        cam_image_size=64,
         cam_views="single",
         segment_epochs=1,
         predict_views="single",
@@ -196,9 +191,10 @@ def test_the_library_does_what_the_command_line_does(fewmask, tree, tiny_run, al
     assert len(written) == 6
     fewmask("predict", tiny_run.path, album, "-o", tmp_path / "here")
     assert tree(tmp_path / "here") == tree(tmp_path / "there")
-    assert run.evaluate(tiny_run.data) == fewmask(
-        "evaluate", tiny_run.path, tiny_run.data, "--json"
-    ).json
+    assert (
+        run.evaluate(tiny_run.data)
+        == fewmask("evaluate", tiny_run.path, tiny_run.data, "--json").json
+    )
     assert run.report.is_file()
     assert library.resume_run(run.path).metrics == run.metrics
 

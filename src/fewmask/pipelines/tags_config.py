@@ -40,7 +40,7 @@ class TagsConfig(Settings):
     """Weight of the cycle loss. Not published; CycleGAN's default."""
     translate_lambda_identity: float = 5.0
     """Weight of the identity loss. Not published; CycleGAN's default."""
-    translate_lambda_area: float = 0.0
+    translate_lambda_area: float = 1.0
     """Weight of |mean attention of a batch - translate_area|; attention generators only."""
     translate_area: float = 0.1
     """Fraction of a positive image that the object is expected to cover; attention only."""

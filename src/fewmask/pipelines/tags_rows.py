@@ -139,7 +139,7 @@ def evidence_rows(work: Workspace, evidence: Evidence) -> list[Candidate]:
     """What the maps give without a segmenter; on test images by predicted tags only."""
     config: TagsConfig = work.config
     name = CAM_NAMES.get(config.cam_method, config.cam_method)
-    billed = config.threshold_masks
+    billed = billed_masks(work)
 
     def row(
         title: str, mask: Callable[[int], np.ndarray], kind: Kind = "evidence", masks: int = 0
@@ -182,6 +182,17 @@ def evidence_rows(work: Workspace, evidence: Evidence) -> list[Candidate]:
     if "segment" not in work.stages:
         rows.append(row(f"{name} chain", lambda i: chain(evidence, i), "result", billed))
     return rows
+
+
+def billed_masks(work: Workspace) -> int:
+    """Masks behind given thresholds: as declared, or else the positives of the validation part.
+
+    The published values were chosen on the masks of a validation set whose size is not given.
+    """
+    config: TagsConfig = work.config
+    if config.cam_threshold is None and config.difference_threshold is None:
+        return config.threshold_masks
+    return config.threshold_masks or len(work.rows("val", tagged=True))
 
 
 def _published_rows(
@@ -332,7 +343,7 @@ def bill(works: Sequence[Workspace]) -> list[tuple[str, str, str]]:
     lines = [("image-level tags", f"{learned} images", "your data, training part of each fold")]
     if config.encoder_weights != "none":
         lines.append(("weights of the encoder", "1.28 million image-level tags", "ImageNet-1k"))
-    lines.append(("masks behind thresholds", str(config.threshold_masks), "see the table"))
+    lines.append(("masks behind thresholds", str(billed_masks(work)), "see the table"))
     if "controls" in work.stages:
         counts = work.stages["controls"].read_json("controls.json").values()
         text = ", ".join(map(str, counts)) or "0"

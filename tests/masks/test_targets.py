@@ -1,0 +1,76 @@
+"""Scores to targets and masks: hand-made cases."""
+
+import numpy as np
+
+from fewmask.masks.targets import class_ids, pseudo_target, refine_classes
+
+GREY = np.full((6, 6, 3), 128, np.uint8)
+
+
+def block(value: float = 1.0) -> np.ndarray:
+    score = np.zeros((6, 6), np.float32)
+    score[1:4, 1:4] = value
+    return score
+
+
+def test_target_is_the_cut_score_where_nothing_is_refined():
+    target = pseudo_target(GREY, block()[None], method="none", cut=0.5)
+    assert target.dtype == np.uint8
+    assert np.array_equal(target, (block() > 0.5).astype(np.uint8))
+
+
+def test_band_around_the_outline_is_ignored_and_the_core_is_kept():
+    target = pseudo_target(GREY, block()[None], method="none", cut=0.5, band_px=1)
+    assert target[2, 2] == 1
+    assert target[0, 0] == 255  # one pixel from the mask's corner
+    assert target[5, 5] == 0
+
+
+def test_scores_near_the_cut_are_ignored():
+    score = block()
+    score[5, 5] = 0.45
+    target = pseudo_target(GREY, score[None], method="none", cut=0.5, band=0.1)
+    assert target[5, 5] == 255
+    assert (target == 255).sum() == 1
+
+
+def test_a_class_that_is_there_but_not_found_leaves_no_certain_background():
+    target = pseudo_target(GREY, block(0.4)[None], method="none", cut=0.5)
+    assert (target == 255).all()
+
+
+def test_an_absent_class_leaves_certain_background():
+    target = pseudo_target(GREY, np.zeros((1, 6, 6), np.float32), method="none", cut=0.5)
+    assert (target == 0).all()
+
+
+def test_lost_class_does_not_erase_the_class_that_was_found():
+    scores = np.stack([block(), block(0.4)])
+    target = pseudo_target(GREY, scores, method="none", cut=0.5)
+    assert (target[1:4, 1:4] == 1).all()
+    assert (target[4:] == 255).all()
+
+
+def test_the_stronger_class_wins_where_masks_meet():
+    masks = np.ones((2, 1, 3), bool)
+    scores = np.array([[[0.9, 0.2, 0.5]], [[0.1, 0.8, 0.5]]])
+    assert class_ids(masks, scores).tolist() == [[1, 2, 1]]
+
+
+def test_plain_arg_max_without_refinement():
+    probs = np.array([[[0.5, 0.2]], [[0.3, 0.3]], [[0.2, 0.5]]])
+    assert refine_classes(GREY[:1, :2], probs).tolist() == [[0, 2]]
+
+
+def test_refining_a_clear_image_recovers_its_coloured_square():
+    image = np.full((48, 48, 3), (40, 120, 40), np.uint8)
+    image[12:32, 12:32] = (170, 120, 80)
+    foreground = np.full((48, 48), 0.1, np.float32)
+    foreground[10:34, 10:34] = 0.6  # too large on every side
+    probs = np.stack([1 - foreground, foreground])
+    truth = np.zeros((48, 48), np.uint8)
+    truth[12:32, 12:32] = 1
+    refined = refine_classes(image, probs, method="colour_model")
+    union = ((refined == 1) | (truth == 1)).sum()
+    assert ((refined == 1) & (truth == 1)).sum() / union > 0.9
+    assert refine_classes(image, probs)[10:34, 10:34].all()

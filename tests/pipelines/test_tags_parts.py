@@ -1,0 +1,117 @@
+"""Parts of pipeline `tags`: the objective against a naive one, the label-free cut, the losses."""
+
+import numpy as np
+import pytest
+import torch
+
+from fewmask.models.cyclegan import translate
+from fewmask.pipelines.tags_config import PRESETS, TagsConfig
+from fewmask.pipelines.tags_cut import crossing, filled
+from fewmask.pipelines.tags_evidence import tag_loss
+from fewmask.pipelines.tags_translation import (
+    Translators,
+    discriminator_loss,
+    generator_loss,
+    new_translators,
+)
+
+
+def small_networks(kind: str) -> tuple[Translators, TagsConfig]:
+    torch.manual_seed(0)
+    config = TagsConfig(
+        translate_kind=kind,
+        translate_width=4,
+        translate_blocks=1,
+        translate_discriminator_width=4,
+        translate_lambda_area=0.7,
+        translate_area=0.2,
+        translate_lambda_variation=0.3,
+    )
+    return Translators(*(net.double() for net in new_translators(config))), config
+
+
+@pytest.mark.parametrize("kind", ["cyclegan", "attention"])
+def test_generator_objective_is_the_sum_of_the_published_terms(kind):
+    nets, config = small_networks(kind)
+    real_a = torch.rand(2, 3, 32, 32, dtype=torch.float64) * 2 - 1
+    real_b = torch.rand(2, 3, 32, 32, dtype=torch.float64) * 2 - 1
+    loss, fake_a, fake_b = generator_loss(nets, real_a, real_b, config)
+
+    def g(network, image):
+        return translate(network, image)
+
+    naive_b, mask_a = g(nets.gen_ab, real_a)
+    naive_a, mask_b = g(nets.gen_ba, real_b)
+    expected = ((nets.disc_b(naive_b) - 1) ** 2).mean() + ((nets.disc_a(naive_a) - 1) ** 2).mean()
+    expected += 10 * (g(nets.gen_ba, naive_b)[0] - real_a).abs().mean()
+    expected += 10 * (g(nets.gen_ab, naive_a)[0] - real_b).abs().mean()
+    expected += 5 * (g(nets.gen_ba, real_a)[0] - real_a).abs().mean()
+    expected += 5 * (g(nets.gen_ab, real_b)[0] - real_b).abs().mean()
+    for mask in (mask_a, mask_b) if kind == "attention" else ():
+        expected += 0.7 * (mask.mean() - 0.2).abs()
+        down = (mask[..., 1:, :] - mask[..., :-1, :]).abs().mean()
+        right = (mask[..., 1:] - mask[..., :-1]).abs().mean()
+        expected += 0.3 * (down + right)
+    torch.testing.assert_close(loss, expected, rtol=1e-10, atol=1e-12)
+    assert torch.equal(fake_a, naive_a.detach())
+    assert torch.equal(fake_b, naive_b.detach())
+    loss.backward()
+    for name in ("gen_ab", "gen_ba"):
+        assert all(p.grad is not None for p in getattr(nets, name).parameters()), name
+
+
+def test_judge_of_b_learns_from_images_of_b():
+    nets, _ = small_networks("cyclegan")
+    real, fake = torch.rand(2, 2, 3, 32, 32, dtype=torch.float64)
+    expected = 0.5 * (((nets.disc_b(real) - 1) ** 2).mean() + (nets.disc_b(fake) ** 2).mean())
+    torch.testing.assert_close(discriminator_loss(nets.disc_b, real, fake), expected)
+
+
+def test_softmax_tag_loss_reads_no_tag_as_class_zero():
+    logits = torch.tensor([[2.0, 0.0, 1.0], [0.0, 0.0, 3.0]])
+    tags = torch.tensor([[0.0, 0.0], [0.0, 1.0]])
+    expected = -(logits.log_softmax(1)[0, 0] + logits.log_softmax(1)[1, 2]) / 2
+    torch.testing.assert_close(tag_loss("cross_entropy")(logits, tags), expected)
+
+
+def test_cut_is_where_object_and_rest_convince_equally():
+    assert crossing((0.3, 0.5, 0.7), (0.4, 0.1, -0.3)) == pytest.approx(0.55)
+
+
+def test_filled_hole_takes_the_colour_around_it_and_nothing_else_changes():
+    image = np.full((20, 20, 3), (10, 200, 30), np.uint8)
+    image[8:12, 8:12] = 255
+    hole = np.zeros((20, 20), bool)
+    hole[8:12, 8:12] = True
+    assert np.abs(filled(image, hole).astype(int) - (10, 200, 30)).max() <= 1
+    image[0, 0] = 77
+    assert filled(image, hole)[0, 0].tolist() == [77, 77, 77]
+
+
+def test_paper_preset_is_the_paper():
+    paper = TagsConfig(**PRESETS["paper"])
+    published = {
+        "image_size": 512,
+        "folds": 10,
+        "encoder": "vgg16",
+        "classify_optimizer": "sgd",
+        "classify_learning_rate": 1e-3,
+        "classify_batch_size": 32,
+        "classify_epochs": 100,
+        "classify_validate_every_epochs": 10,
+        "translate_image_size": 512,
+        "translate_width": 64,
+        "translate_blocks": 10,
+        "translate_batch_size": 6,
+        "translate_epochs": 550,
+        "translate_learning_rate": 2e-4,
+        "augment_images": 400,
+        "cam_method": "score_cam",
+        "cam_weighting": "cic",
+        "cam_threshold": 0.4,
+        "difference_threshold": 0.08,
+        "difference_scale": "absolute",
+        "pseudo_fusion": "intersection",
+        "segment_rounds": 0,
+    }
+    assert {name: getattr(paper, name) for name in published} == published

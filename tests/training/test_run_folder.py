@@ -1,0 +1,332 @@
+"""A run folder: never overwritten, one process at a time, stages kept or made again by key."""
+
+import errno
+import json
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from fewmask.config import Settings
+from fewmask.errors import DataError, Interrupted, ResourceError, UsageError
+from fewmask.training.run_folder import DONE, RunFolder, find_runs, refuse_inside
+from fewmask.training.workspace import (
+    StageSpec,
+    Workspace,
+    open_array,
+    require_stages,
+    run_stages,
+    selected_stages,
+)
+
+
+def test_a_run_is_never_overwritten_and_the_way_to_go_on_is_said(run):
+    before = (run.path / "run.yaml").read_bytes()
+    with pytest.raises(UsageError) as raised:
+        RunFolder.create(run.path, {"pipeline": "other"})
+    assert f"fewmask resume {run.path}" in raised.value.problems[0].fix
+    assert (run.path / "run.yaml").read_bytes() == before
+
+
+def test_a_folder_or_file_of_something_else_is_refused_and_an_empty_one_is_taken(tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    for path in (tmp_path, tmp_path / "mine"):
+        with pytest.raises(UsageError) as raised:
+            RunFolder.create(path, {})
+        assert "resume" not in str(raised.value)
+    (tmp_path / "empty").mkdir()
+    assert RunFolder.create(tmp_path / "empty", {"pipeline": "p"}).record["pipeline"] == "p"
+
+
+def test_a_run_records_versions_and_settings(tmp_path):
+    settings = {"seed": 3, "class_name": "scar"}
+    RunFolder.create(tmp_path / "run", {"pipeline": "tags", "settings": settings})
+    record = RunFolder.open(tmp_path / "run").record
+    assert record["settings"] == settings
+    assert record["versions"]["torch"] == torch.__version__
+
+
+@pytest.mark.parametrize("content", [None, b"", b"[1, 2]", b"a: [", b"\xff\xfe\x00", b"other: 1"])
+def test_what_is_no_run_is_a_usage_error(tmp_path, content):
+    if content is not None:
+        (tmp_path / "run.yaml").write_bytes(content)
+    with pytest.raises(UsageError, match="RUN-MISSING"):
+        RunFolder.open(tmp_path)
+
+
+def test_a_disk_that_refuses_the_folder_is_a_resource_error(tmp_path, monkeypatch):
+    def refuse(*arguments, **options):
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    with pytest.raises(ResourceError, match="Read-only"):
+        RunFolder.create(tmp_path / "run", {})
+
+
+def test_a_second_process_is_refused_with_the_number_of_the_first(run, in_child):
+    with run.locked():
+        assert run.is_locked()
+        message = run.path / "message"
+
+        def second():
+            with pytest.raises(UsageError) as raised, RunFolder.open(run.path).locked():
+                pytest.fail("two processes at work")
+            message.write_text(str(raised.value))
+
+        assert in_child(second) == 0
+        assert f"process {os.getpid()} " in message.read_text()
+    assert not run.is_locked()
+
+
+def test_a_lock_is_freed_by_a_kill_and_the_state_is_then_killed(run, in_child):
+    def killed():
+        with run.locked(), run.reporting():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert in_child(killed) == -signal.SIGKILL
+    assert run.status["state"] == "running"
+    assert run.summary()["state"] == "killed"
+    with run.locked():
+        assert run.summary()["state"] == "running"
+
+
+@pytest.mark.parametrize(
+    ("error", "state"),
+    [
+        (None, "finished"),
+        (Interrupted.of("I", where="", found="", expected="", fix=""), "interrupted"),
+        (KeyboardInterrupt(), "interrupted"),
+        (DataError.of("D", where="w", found="", expected="", fix=""), "failed"),
+        (ValueError("v"), "failed"),
+    ],
+)
+def test_the_status_tells_how_the_work_ended(run, error, state):
+    try:
+        with run.reporting():
+            assert run.status["state"] == "running"
+            if error:
+                raise error
+    except BaseException as raised:
+        assert raised is error
+    assert run.status["state"] == state
+    assert ("error" in run.status) == (state == "failed")
+
+
+def test_runs_are_listed_newest_first_and_damaged_ones_passed_over(tmp_path):
+    for name, created in (("a", "2026-01-01"), ("deep/b", "2026-01-02"), ("broken", "x")):
+        run = RunFolder.create(tmp_path / name, {"pipeline": "tags"})
+        text = (run.path / "run.yaml").read_text().replace(run.record["created"], created)
+        (run.path / "run.yaml").write_text("a: [" if name == "broken" else text)
+    assert [run.path.name for run in find_runs(tmp_path)] == ["b", "a"]
+
+
+def finished(run, key="key", content="weights"):
+    stage = run.stage(1, "train", key)
+    (stage.path / "part").mkdir()
+    (stage.path / "part" / "file").write_text(content)
+    stage.finish(seconds=1.5)
+    return stage
+
+
+def test_a_finished_stage_is_done_and_knows_its_facts(run):
+    finished(run)
+    again = run.stage(1, "train", "key")
+    assert again.done
+    assert again.facts["seconds"] == 1.5
+    assert again.facts["files"].keys() == {"part/file"}
+
+
+@pytest.mark.parametrize("damage", ["altered", "missing", "no DONE", "bad DONE"])
+def test_a_stage_whose_file_was_altered_is_emptied_to_be_made_again(run, damage):
+    stage = finished(run)
+    file, done = stage.path / "part" / "file", stage.path / DONE
+    if damage == "altered":
+        file.write_text("Weights")
+    elif damage == "missing":
+        file.unlink()
+    elif damage == "bad DONE":
+        done.write_text(done.read_text()[:-9])
+    else:
+        done.write_text(json.dumps({"key": "key"}))
+    assert not stage.done
+    again = run.stage(1, "train", "key")
+    assert not again.done
+    assert [path.name for path in again.path.iterdir()] == ["KEY"]
+
+
+def test_a_stage_with_another_key_loses_its_files_and_checkpoints(run):
+    stage = finished(run)
+    (stage.checkpoints / "steps").mkdir(parents=True)
+    again = run.stage(1, "train", "other")
+    assert [path.name for path in again.path.iterdir()] == ["KEY"]
+    assert not again.checkpoints.exists()
+
+
+def test_a_stage_under_way_keeps_its_files_and_checkpoints(run):
+    stage = run.stage(1, "train", "key")
+    (stage.path / "half").write_text("half")
+    (stage.checkpoints / "steps").mkdir(parents=True)
+    again = run.stage(1, "train", "key")
+    assert (again.path / "half").read_text() == "half"
+    assert (again.checkpoints / "steps").is_dir()
+
+
+def test_checkpoints_without_their_stage_are_not_gone_on_from(run):
+    stage = run.stage(1, "train", "key")
+    (stage.checkpoints / "steps").mkdir(parents=True)
+    (stage.path / "KEY").unlink()
+    stage.path.rmdir()
+    assert not run.stage(1, "train", "key").checkpoints.exists()
+
+
+def test_killed_while_it_empties_an_altered_stage_it_empties_it_next_time(
+    run, in_child, monkeypatch
+):
+    for k in range(1, 7):
+        stage = finished(run, key=f"key {k}")
+        (stage.path / "part" / "file").write_text("altered")
+        calls = []
+
+        def killed(k=k, calls=calls):
+            def watched(original):
+                def call(*arguments, **options):
+                    calls.append(1)
+                    if len(calls) == k:
+                        os.kill(os.getpid(), signal.SIGKILL)
+                    return original(*arguments, **options)
+
+                return call
+
+            for name in ("unlink", "rmdir"):
+                monkeypatch.setattr(os, name, watched(getattr(os, name)))
+            run.stage(1, "train", f"key {k}")
+
+        assert in_child(killed) in (0, -signal.SIGKILL)
+        again = run.stage(1, "train", f"key {k}")
+        assert [path.name for path in again.path.iterdir()] == ["KEY"], k
+
+
+def test_what_killed_writers_left_is_no_part_of_a_finished_stage(run):
+    stage = run.stage(1, "train", "key")
+    for name in (".tmp-weights.safetensors-4711", ".p001.png.0a1b2c3d.tmp", "kept.json"):
+        (stage.path / name).write_text("x")
+    stage.finish()
+    assert stage.facts["files"].keys() == {"kept.json"}
+    assert {path.name for path in stage.path.iterdir()} == {"kept.json", "KEY", DONE}
+
+
+def test_an_array_is_there_whole_or_not_at_all_and_keeps_what_was_filled_in(
+    tmp_path, in_child, monkeypatch
+):
+    path = tmp_path / "array.npy"
+
+    def killed():
+        monkeypatch.setattr(Path, "replace", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        open_array(path, np.uint8, (3, 2))
+
+    assert in_child(killed) == -signal.SIGKILL
+    assert not path.exists()
+    open_array(path, np.uint8, (3, 2))[1] = 7
+    assert open_array(path, np.uint8, (3, 2)).tolist() == [[0, 0], [7, 7], [0, 0]]
+
+
+class Fake(Settings):
+    """Settings of three stages: b reads a; c reads neither and borrows b's settings."""
+
+    a_rate: int = 1
+    b_rate: int = 1
+    c_rate: int = 1
+    other: int = 1
+
+
+@pytest.fixture
+def made(run):
+    """``made(**settings)``: names of the stages that ran under these settings."""
+
+    def go(**settings):
+        ran = []
+
+        def function(work, stage):
+            ran.append(stage.name)
+            (stage.path / "result").write_text(json.dumps(work.config.model_dump(mode="json")))
+
+        specs = [
+            StageSpec("a", function),
+            StageSpec("b", function, reads=("a",)),
+            StageSpec("c", function, settings=("b",)),
+        ]
+        data = SimpleNamespace(samples=[])
+        work = Workspace(run, Fake(**settings), data, torch.device("cpu"))
+        run_stages(work, specs, ["a", "b", "c"])
+        return "".join(ran)
+
+    return go
+
+
+@pytest.mark.parametrize(
+    ("change", "again"),
+    [
+        ({}, ""),
+        ({"a_rate": 2}, "ab"),
+        ({"b_rate": 2}, "bc"),
+        ({"c_rate": 2}, "c"),
+        ({"other": 2}, "abc"),
+        ({"seed": 1}, "abc"),
+        ({"device": "cuda", "workers": 2, "threads": 3, "save_probs": True}, ""),
+    ],
+)
+def test_a_changed_setting_makes_again_only_the_stages_that_read_it(made, run, change, again):
+    assert made() == "abc"
+    results = {name: run.path / f"{n}-{name}" / "result" for n, name in enumerate("abc", 1)}
+    before = {name: path.stat().st_mtime_ns for name, path in results.items()}
+    assert made(**change) == again
+    kept = set("abc") - set(again)
+    assert {name for name in "abc" if results[name].stat().st_mtime_ns == before[name]} == kept
+
+
+def test_a_stage_whose_file_was_altered_is_made_again_alone(made, run):
+    made()
+    (run.path / "1-a" / "result").write_text("altered")
+    assert made() == "a"
+    assert made() == ""
+
+
+def test_a_stage_of_another_fold_is_another_stage(run):
+    work = Workspace(run, Fake(), SimpleNamespace(samples=[]), torch.device("cpu"))
+    folds, ran = [replace(work, fold=f, folder=f"fold-{f}", stages={}) for f in (0, 1)], []
+    specs = [
+        StageSpec("a", lambda work, stage: ran.append("a"), shared=True),
+        StageSpec("b", lambda work, stage: ran.append(work.fold), reads=("a",)),
+    ]
+    for fold in folds:
+        run_stages(fold, specs, ["a", "b"])
+    assert ran == ["a", 0, 1]
+
+
+def test_stages_are_chosen_by_name_and_missing_ones_named():
+    specs = [StageSpec(name, lambda work, stage: None) for name in ("a", "b", "c")]
+    assert selected_stages(specs, ["c"], always=("a",)) == ["a", "c"]
+    assert selected_stages(specs, [], always=("a",)) == ["a", "b", "c"]
+    with pytest.raises(UsageError, match=r"found x; expected some of a b c"):
+        selected_stages(specs, ["x"], always=())
+    with pytest.raises(UsageError, match=r"no b.*--stages b a c"):
+        require_stages(["a", "c"], {"c": ("b",)})
+
+
+@pytest.mark.parametrize("out", ["data", "data/run", "data/deep/run", "link/run", "data/x/../run"])
+def test_a_run_inside_the_users_data_is_refused(tmp_path, out):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    with pytest.raises(DataError, match="DATA-READ-ONLY"):
+        refuse_inside(tmp_path / out, tmp_path / "data")
+
+
+@pytest.mark.parametrize("out", ["run", "data-run", "data/../run"])
+def test_a_run_beside_the_users_data_is_allowed(tmp_path, out):
+    (tmp_path / "data").mkdir()
+    refuse_inside(tmp_path / out, tmp_path / "data")
