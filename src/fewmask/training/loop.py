@@ -130,9 +130,8 @@ class Loop:
     def record(self, **values: float | torch.Tensor) -> None:
         """Keep numbers of this step for ``metrics.jsonl``; they must be finite."""
         self.require_finite(**values)
-        self._records.append(
-            {"loop": self.name, "step": self.step, **{k: float(v) for k, v in values.items()}}
-        )
+        numbers = {name: _number(value) for name, value in values.items()}
+        self._records.append({"loop": self.name, "step": self.step, **numbers})
 
     def require_finite(self, **values: float | torch.Tensor) -> None:
         """Stop with exit code 13 if a value is NaN or infinite.
@@ -141,8 +140,7 @@ class Loop:
             NumericalError: names the value.
         """
         for name, value in values.items():
-            number = value.detach() if isinstance(value, torch.Tensor) else value
-            if not math.isfinite(float(number)):
+            if not math.isfinite(_number(value)):
                 raise self._not_finite(name)
 
     def save(self) -> None:
@@ -205,3 +203,7 @@ class Loop:
                 + (kept[-1].name if kept else "the start of the stage"),
             )
         )
+
+
+def _number(value: float | torch.Tensor) -> float:
+    return float(value.detach() if isinstance(value, torch.Tensor) else value)

@@ -1,0 +1,249 @@
+"""The shared training: the same with or without a kill, in parts or whole, with any workers."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional
+
+from fewmask.data.loading import TrainingSet, step_loader
+from fewmask.data.transforms import Augmentation
+from fewmask.errors import CheckpointError, NumericalError
+from fewmask.training.checkpoint import CheckpointStore
+from fewmask.training.fit import Best, FitSettings, _optimizer, _schedule, fit
+from fewmask.training.loop import Loop
+
+CPU = torch.device("cpu")
+EPOCHS, PER_EPOCH = 3, 4
+SETTINGS = {"epochs": EPOCHS, "batch_size": 4, "learning_rate": 0.05, "weight_decay": 0.01}
+
+
+class Net(nn.Module):
+    """A classifier with batch norm or, for exact accumulation, without."""
+
+    def __init__(self, norm):
+        super().__init__()
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            self.encoder = nn.Conv2d(3, 4, 3)
+            self.norm = nn.BatchNorm2d(4) if norm else nn.Identity()
+            self.head = nn.Linear(4, 2)
+
+    def forward(self, image):
+        return self.head(self.norm(self.encoder(image)).relu().mean((2, 3)))
+
+
+def data():
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (16, 8, 8, 3), dtype=np.uint8)
+    tags = rng.integers(0, 2, (16, 2)).astype(bool)
+    return TrainingSet(images, tags, range(16), Augmentation(mirror=True), seed=0, name="fit")
+
+
+def train(stage, *, norm=True, score=None, workers=0, **settings):
+    return fit(
+        stage,
+        Net(norm),
+        data(),
+        functional.binary_cross_entropy_with_logits,
+        FitSettings(**{**SETTINGS, **settings}),
+        seed=0,
+        device=CPU,
+        score=score,
+        workers=workers,
+    )
+
+
+def weights(network):
+    return {name: value.tolist() for name, value in network.state_dict().items()}
+
+
+class Crash(Exception):
+    """What stands for a kill."""
+
+
+def crash_after(monkeypatch, step):
+    """Have every loop save after each step, and die behind the save of one."""
+
+    def save_and_die(self):
+        save(self)
+        if self.step == step:
+            raise Crash
+
+    save = Loop.save
+    monkeypatch.setitem(Loop.__init__.__kwdefaults__, "save_every_seconds", 0.0)
+    monkeypatch.setattr(Loop, "save", save_and_die)
+
+
+def crashed(run, monkeypatch, step, **options):
+    """A stage whose training died after a step."""
+    stage = run.stage(1, "train", f"crashed after {step}")
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        crash_after(patch, step)
+        train(stage, **options)
+    return stage
+
+
+def falling():
+    """A validation score that is highest the first time: 3, 2, 1 by the step's place."""
+    scores = iter([3.0, 2.0, 1.0])
+    return lambda network: next(scores)
+
+
+PLANS = {
+    "sgd": {"optimizer": "sgd"},
+    "adam": {"optimizer": "adam", "schedule": "constant"},
+    "ema": {"ema_decay": 0.5},
+    "clipped in parts": {"max_gradient_norm": 0.1, "micro_batch_size": 3},
+}
+
+
+@pytest.mark.parametrize("plan", PLANS)
+def test_crashed_after_any_step_it_ends_with_the_same_weights(run, monkeypatch, plan):
+    whole = weights(train(run.stage(1, "train", "whole"), **PLANS[plan]))
+    for step in (1, 3, 4, 7, EPOCHS * PER_EPOCH):
+        stage = crashed(run, monkeypatch, step, **PLANS[plan])
+        assert weights(train(stage, **PLANS[plan])) == whole
+
+
+@pytest.mark.parametrize("key", ["network", "optimizer", "ema"])
+def test_every_key_of_the_state_changes_the_final_weights(run, monkeypatch, key):
+    whole = weights(train(run.stage(1, "train", "whole"), ema_decay=0.9))
+    stage = crashed(run, monkeypatch, 6, ema_decay=0.9)
+    restore = CheckpointStore._restore
+
+    def without(self, path, manifest, state):
+        parts = {k: v for k, v in manifest["parts"].items() if k != key}
+        others = {k: v for k, v in state.items() if k != key}
+        restore(self, path, {**manifest, "parts": parts}, others)
+
+    monkeypatch.setattr(CheckpointStore, "_restore", without)
+    assert weights(train(stage, ema_decay=0.9)) != whole
+
+
+def test_the_best_weights_survive_a_crash_after_they_were_found(run, monkeypatch):
+    whole = weights(train(run.stage(1, "train", "whole"), keep="best", score=falling()))
+    first = weights(train(run.stage(1, "train", "first"), epochs=1, schedule="constant"))
+    stage = crashed(run, monkeypatch, PER_EPOCH + 1, keep="best", score=falling())
+    later = iter([2.0, 1.0])
+    assert weights(train(stage, keep="best", score=lambda network: next(later))) == whole
+    last = weights(train(run.stage(1, "train", "last"), keep="last"))
+    assert whole != last
+    assert first != whole  # another schedule: the comparison can fail
+
+
+def test_the_state_of_other_settings_is_refused(run, monkeypatch):
+    stage = crashed(run, monkeypatch, 5)
+    with pytest.raises(CheckpointError, match="STATE-KEY.* missing: ema;"):
+        train(stage, ema_decay=0.9)
+    with pytest.raises(CheckpointError, match="STATE-MISMATCH.*network"):
+        train(stage, norm=False)
+
+
+def test_the_result_does_not_depend_on_loader_workers(run):
+    results = [weights(train(run.stage(1, "train", f"{n}"), workers=n)) for n in (0, 1, 2)]
+    assert results[0] == results[1] == results[2]
+
+
+def test_gradients_accumulated_over_parts_are_those_of_the_whole_batch(run):
+    whole, parts, uneven = (
+        train(run.stage(1, "train", f"{n}"), norm=False, optimizer="sgd", micro_batch_size=n)
+        for n in (0, 2, 3)
+    )
+    for other in (parts, uneven):
+        for a, b in zip(whole.parameters(), other.parameters(), strict=True):
+            assert torch.allclose(a, b, atol=1e-6)
+
+
+def test_it_trains_as_a_loop_written_out_by_hand(run):
+    network = Net(norm=False)
+    optimizer = torch.optim.SGD(network.parameters(), lr=0.1, momentum=0.9)
+    averages = [p.detach().clone() for p in network.parameters()]
+    steps = 2 * PER_EPOCH
+    for step, (image, tags) in enumerate(step_loader(data(), 4, total_steps=steps)):
+        loss = functional.binary_cross_entropy_with_logits(network(image), tags)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        with torch.no_grad():
+            for average, value in zip(averages, network.parameters(), strict=True):
+                average.copy_(value if step == 0 else 0.8 * average + 0.2 * value)
+    fitted = train(
+        run.stage(1, "train", "key"),
+        norm=False,
+        epochs=2,
+        learning_rate=0.1,
+        weight_decay=0.0,
+        optimizer="sgd",
+        schedule="constant",
+        ema_decay=0.8,
+    )
+    for expected, found in zip(averages, fitted.parameters(), strict=True):
+        assert torch.allclose(expected, found, atol=1e-6)
+
+
+def test_a_record_for_each_step_and_a_score_for_each_validation(run, records_of):
+    train(run.stage(1, "train", "key"), epochs=4, validate_every_epochs=2, score=lambda _: 0.25)
+    records = records_of(run.path)
+    assert [r["step"] for r in records] == list(range(16))
+    assert [r["step"] for r in records if "score" in r] == [7, 15]
+    assert all(r["loss"] > 0 for r in records)
+
+
+def test_the_network_is_judged_in_eval_mode_trained_in_train_mode_and_returned_in_eval_mode(run):
+    modes = []
+    network = train(
+        run.stage(1, "train", "key"), score=lambda judged: modes.append(judged.training) or 0.5
+    )
+    assert modes == [False] * EPOCHS
+    assert not network.training
+    assert network.norm.num_batches_tracked == EPOCHS * PER_EPOCH
+
+
+@pytest.mark.parametrize("step", [0, 5])
+def test_a_loss_of_nan_is_told_with_its_step_and_the_last_state_kept(run, monkeypatch, step):
+    calls = iter(range(100))
+
+    def loss(logits, tags):
+        value = functional.binary_cross_entropy_with_logits(logits, tags)
+        return value * math.nan if next(calls) == step else value
+
+    stage = run.stage(1, "train", "key")
+    with pytest.raises(NumericalError, match=f"step {step}: loss") as raised:
+        fit(stage, Net(True), data(), loss, FitSettings(**SETTINGS), seed=0, device=CPU)
+    assert raised.value.exit_code == 13
+    kept = [path.name for path in CheckpointStore(stage.checkpoints / "steps").complete()]
+    assert kept == ([] if step == 0 else ["step-00000004"])
+
+
+def test_best_keeps_a_copy_of_the_highest_and_the_first_of_equals():
+    best, network = Best(), nn.Linear(1, 1, bias=False)
+    for step, (score, weight) in enumerate([(0.1, 1.0), (0.7, 2.0), (0.7, 3.0), (0.2, 4.0)]):
+        nn.init.constant_(network.weight, weight)
+        best.offer(score, step, network)
+    assert (best.score, best.step, best.weights["weight"].item()) == (0.7, 1, 2.0)
+    again = Best()
+    again.load_state_dict(best.state_dict())
+    assert again.state_dict() == best.state_dict()
+
+
+def test_encoder_parameters_learn_at_their_own_rate_and_frozen_ones_not_at_all():
+    network = Net(norm=True)
+    network.head.bias.requires_grad_(False)
+    settings = FitSettings(**{**SETTINGS, "learning_rate": 1.0, "encoder_rate": 0.25})
+    quick, slow = _optimizer(settings, network).param_groups
+    assert (quick["highest"], slow["highest"]) == (1.0, 0.25)
+    assert {id(p) for p in slow["params"]} == {id(p) for p in network.encoder.parameters()}
+    assert not any(p is network.head.bias for p in quick["params"])
+
+
+def test_the_schedule_rises_once_and_falls_to_zero():
+    rates = [_schedule("cosine", step, 200) for step in range(200)]
+    top = rates.index(max(rates))
+    assert (top, max(rates)) == (9, 1.0)
+    assert rates[:10] == [(n + 1) / 10 for n in range(10)]
+    assert rates[10:] == sorted(rates[10:], reverse=True)
+    assert 0 < rates[-1] < 1e-3
+    assert {_schedule("constant", step, 200) for step in range(200)} == {1.0}
