@@ -250,9 +250,10 @@ def test_all_problems_of_a_folder_are_told_at_once(fewmask, tiny, data, tmp_path
     for damage in (truncated_png, image_beside_the_class_folders, mask_without_image):
         damage(data)
     result = fewmask("tags", data, "-o", tmp_path / "out", *tiny)
-    for code in ("IMAGE-TRUNCATED", "IMAGE-STRAY", "MASK-UNPAIRED"):
-        if code != "IMAGE-TRUNCATED":  # files are decoded once the folder's structure is sound
-            refused(result, 10, code)
+    for code in ("IMAGE-STRAY", "MASK-UNPAIRED"):  # pixels are looked at once these are mended
+        refused(result, 10, code)
+    codes = {problem["code"] for problem in fewmask("check", data, "--json").json["problems"]}
+    assert {"IMAGE-TRUNCATED", "IMAGE-STRAY", "MASK-UNPAIRED"} <= codes
 
 
 # --- settings and flags ----------------------------------------------------------------------

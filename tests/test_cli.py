@@ -30,7 +30,7 @@ def one_json_value(text):
 
 def next_commands(result):
     """What stands behind the last ``next:``, which must be the last thing that was printed."""
-    head, found, tail = result.out.rpartition("next: ")
+    _, found, tail = result.out.rpartition("next: ")
     assert found, result.out
     lines = [line.strip() for line in tail.strip().splitlines()]
     assert all(re.match(r"(fewmask|open) ", line) for line in lines), lines

@@ -37,6 +37,13 @@ def iou_of(matrices):
     return total[1, 1] / (total.sum() - total[0, 0])
 
 
+def matrices_by_name(folder):
+    """(images, C, C) confusion matrices of each row of a fold's table."""
+    record = json.loads((folder / "10-evaluate" / "evaluation.json").read_text())
+    matrices = np.load(folder / "10-evaluate" / "confusion.npy")
+    return {row["name"]: matrix for row, matrix in zip(record["candidates"], matrices, strict=True)}
+
+
 # --- what a run leaves behind ----------------------------------------------------------------
 
 
@@ -176,9 +183,11 @@ def test_tags_from_a_table_make_masks_of_several_classes(fewmask, tiny, tmp_path
     assert table["class_names"] == list(SAMPLE_CLASS_NAMES)
     for name in SAMPLE_CLASS_NAMES:
         assert f"iou.pooled.{name}" in table["metrics"]
+    made = {path.name: path for path in (tmp_path / "run" / "masks").rglob("*.png")}
+    assert len(made) == 40
     with (data / "tags.csv").open() as stream:
         for row in csv.DictReader(stream):
-            mask = np.asarray(Image.open(tmp_path / "run" / "masks" / row["file"]))
+            mask = np.asarray(Image.open(made[row["file"]]))
             allowed = {0, *(k for k, n in enumerate(SAMPLE_CLASS_NAMES, 1) if row[n] == "1")}
             assert set(np.unique(mask)) <= allowed
 
@@ -188,9 +197,9 @@ def test_folders_may_be_called_after_the_class(fewmask, tiny, small_data, tmp_pa
     shutil.copytree(small_data / "positive", data / "landslide")
     shutil.copytree(small_data / "negative", data / "no_landslide")
     shutil.copytree(small_data / "masks", data / "masks")
-    table = finished(fewmask, data, tmp_path / "run", *tiny)
+    table = finished(fewmask, data, tmp_path / "run", *tiny, "--stages", "classify", "evidence")
     assert table["class_names"] == ["landslide"]
-    assert table["metrics"]["iou.pooled.landslide"] is not None
+    assert score(table, "centre prior", "iou.pooled.landslide") > 0
     names = {path.parent.name for path in (tmp_path / "run" / "masks").glob("*/*.png")}
     assert names == {"landslide", "no_landslide"}
 
@@ -231,9 +240,10 @@ def test_every_fold_trains_every_stage_anew_and_the_scores_are_pooled(
         "8-segment/round-1.safetensors",
     ):
         assert (folds[0] / file).read_bytes() != (folds[1] / file).read_bytes(), file
-    matrices = [np.load(fold / "10-evaluate" / "confusion.npy") for fold in folds]
-    for i, row in enumerate(table["rows"]):
-        pooled = np.concatenate([m[i] for m in matrices])
+    matrices = [matrices_by_name(fold) for fold in folds]
+    assert {"result", "control", "evidence"} <= {row["kind"] for row in table["rows"]}
+    for row in table["rows"]:
+        pooled = np.concatenate([found[row["name"]] for found in matrices])
         assert len(pooled) == row["metrics"]["n"] == 24
         expected = iou_of(pooled)
         assert row["metrics"]["iou.pooled.positive"] == pytest.approx(expected, abs=1e-12)

@@ -1,4 +1,4 @@
-"""A finished run applied: names and sizes as the images', scores as in the report, from anywhere."""
+"""A finished run applied: names and sizes as the images', scores as in the report."""
 
 import json
 import shutil

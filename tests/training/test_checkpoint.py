@@ -188,9 +188,10 @@ def test_a_full_or_read_only_disk_at_any_call_is_a_resource_error_and_costs_noth
             raise OSError(number, os.strerror(number))
 
         call, seen = counted(k, refuse)
-        with monkeypatch.context() as patch, pytest.raises(ResourceError) as raised:
+        with monkeypatch.context() as patch:
             every_call(patch, call)
-            save(store, 3)
+            with pytest.raises(ResourceError) as raised:
+                save(store, 3)
         assert raised.value.exit_code == 14
         assert os.strerror(number) in str(raised.value)
         assert not list(store.folder.rglob(".tmp-*")), seen
@@ -248,6 +249,12 @@ def test_parts_of_another_checkpoint_are_noticed(store):
         (newest / name).write_bytes(intact)
     shutil.rmtree(newest)
     shutil.copytree(older, newest)  # a whole checkpoint under a later step's name
+    assert load(store)[0] == 1
+
+
+def test_a_manifest_that_tells_another_step_is_noticed(store):
+    path = save(store, 1, 2)[-1] / MANIFEST
+    path.write_text(path.read_text().replace('"step": 2', '"step": 3'))
     assert load(store)[0] == 1
 
 
@@ -331,8 +338,9 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     for k in range(1, 5):  # two halves of the write, fsync, replace
-        with monkeypatch.context() as patch, pytest.raises(ResourceError):
+        with monkeypatch.context() as patch:
             every_call(patch, counted(k, refuse)[0])
-            write_atomically(path, b"new")
+            with pytest.raises(ResourceError):
+                write_atomically(path, b"new")
         assert path.read_bytes() == b"old"
         assert [found.name for found in tmp_path.iterdir()] == ["file"]

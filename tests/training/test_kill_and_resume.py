@@ -116,7 +116,7 @@ def test_killed_at_random_moments_a_stage_ends_with_the_same_bits(
     kills, longest, path = 0, end.st_mtime - begin.st_mtime, fresh(number)
     while kills < KILLS:
         status = in_child(
-            lambda: work_on(path, number, started=started),
+            lambda path=path: work_on(path, number, started=started),
             kill_after=longest * float(rng.uniform(0, 0.6)),
             started=started,
         )

@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import signal
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,13 +107,10 @@ def test_a_lock_is_freed_by_a_kill_and_the_state_is_then_killed(run, in_child):
     ],
 )
 def test_the_status_tells_how_the_work_ended(run, error, state):
-    try:
-        with run.reporting():
-            assert run.status["state"] == "running"
-            if error:
-                raise error
-    except BaseException as raised:
-        assert raised is error
+    with pytest.raises(type(error)) if error else nullcontext(), run.reporting():
+        assert run.status["state"] == "running"
+        if error:
+            raise error
     assert run.status["state"] == state
     assert ("error" in run.status) == (state == "failed")
 
@@ -209,6 +207,25 @@ def test_killed_while_it_empties_an_altered_stage_it_empties_it_next_time(
         assert in_child(killed) in (0, -signal.SIGKILL)
         again = run.stage(1, "train", f"key {k}")
         assert [path.name for path in again.path.iterdir()] == ["KEY"], k
+
+
+def test_killed_when_only_its_marker_of_the_end_is_gone_an_altered_stage_is_still_emptied(
+    run, in_child, monkeypatch
+):
+    stage = finished(run)
+    (stage.path / "part" / "file").write_text("altered")
+
+    def killed():
+        def rmtree(path, **options):
+            if path == stage.path:
+                (path / DONE).unlink()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        monkeypatch.setattr("shutil.rmtree", rmtree)
+        run.stage(1, "train", "key")
+
+    assert in_child(killed) == -signal.SIGKILL
+    assert [path.name for path in run.stage(1, "train", "key").path.iterdir()] == ["KEY"]
 
 
 def test_what_killed_writers_left_is_no_part_of_a_finished_stage(run):
