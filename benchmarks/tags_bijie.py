@@ -33,6 +33,8 @@ ROWS: dict[str, list[str]] = {
     "best": ["--preset", "best"],
 }
 SEEDS = (0, 1, 2)
+UNTAUGHT = ("all background", "centre prior", "Otsu of the grey image")
+"""Lines of a run's table that see no tag."""
 METRICS = (
     f"iou.pooled.{CLASS}",
     f"iou.per_image.{CLASS}",
@@ -61,6 +63,7 @@ def run_unit(row: str, fold: int, seed: int, data: Path, out: Path, threads: int
     if (run / "run.yaml").exists():
         arguments = ["resume", str(run)]
     print(f"{name}: fewmask {' '.join(arguments)}", flush=True)
+    measured = commit()
     subprocess.run([sys.executable, "-m", "fewmask", *arguments], check=True)
     summary = json.loads((run / "metrics.json").read_text())
     parts = json.loads(next(run.glob("*-split/split.json")).read_text())
@@ -69,7 +72,7 @@ def run_unit(row: str, fold: int, seed: int, data: Path, out: Path, threads: int
         "fold": fold,
         "seed": seed,
         "command": " ".join(["fewmask tags DATA", *options]),
-        "commit": commit(),
+        "commit": measured,
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(),
         "tags": len(parts["train"]) + len(parts["val"]),
@@ -146,7 +149,7 @@ def _row(title: str, pairs: Sequence[tuple[dict[str, Any], dict[str, Any]]]) -> 
     if first["kind"] == "result":
         row["minutes"] = _round(statistics.fmean(unit["minutes"] for unit, _ in pairs))
         row["peak_gb"] = max(unit["peak_gb"] for unit, _ in pairs)
-    untaught = first["kind"] == "control" and not first["masks_used"]
+    untaught = first["name"] in UNTAUGHT
     row["label_cost"] = {
         "image_tags": 0 if untaught else round(statistics.fmean(u["tags"] for u, _ in pairs)),
         "masks": max(line["masks_used"] for _, line in pairs),

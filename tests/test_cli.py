@@ -205,11 +205,11 @@ def test_settings_come_from_preset_then_file_then_flags(fewmask, small_data, tmp
 
 
 def test_lists_switches_and_nothing_are_given_as_one_would(fewmask, small_data):
-    flags = ("--stages", "classify", "evidence", "--cam-scales", "1", "1.5", "--no-segment-flips")
+    flags = ("--stages", "classify", "evidence", "--cam-scales", "1", "1.5", "--no-seen-from-above")
     plan = fewmask("tags", small_data, "--preset=smoke", "--dry-run", *flags).json
     assert plan["settings"]["stages"] == ["classify", "evidence"]
     assert plan["settings"]["cam_scales"] == [1.0, 1.5]
-    assert plan["settings"]["segment_flips"] is False
+    assert plan["settings"]["seen_from_above"] is False
     assert "segment" not in plan["stages"]
 
 

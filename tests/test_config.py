@@ -50,9 +50,9 @@ def test_explicit_values_win_over_the_file_which_wins_over_the_preset(file):
 
 
 def test_none_means_not_given_and_false_and_zero_are_given():
-    given = {"tail_px": None, "segment_flips": False, "seed": 0}
+    given = {"tail_px": None, "seen_from_above": False, "seed": 0}
     settings = resolve(Kite, PRESETS, "fast", overrides=given)
-    assert (settings.tail_px, settings.segment_flips, settings.seed) == (20, False, 0)
+    assert (settings.tail_px, settings.seen_from_above, settings.seed) == (20, False, 0)
 
 
 def test_an_unknown_preset_is_answered_with_the_nearest():

@@ -42,6 +42,9 @@ class Settings(BaseModel):
     county) stay on one side of every split. No match: a group of its own."""
     image_size: int = Field(128, ge=32)
     """Side in px to which images are resized for training and prediction; at least 32."""
+    seen_from_above: bool = True
+    """Images have no up and down (aerial, microscope): train with all mirror images and turns.
+    False: left-right mirror images and small rotations only."""
     seed: int = 0
     """Seed of everything that is learned or drawn."""
     split_seed: int = 0
@@ -99,8 +102,6 @@ class Settings(BaseModel):
     """Cross-entropy, with Dice, or the generalised cross-entropy that forgives wrong targets."""
     segment_ema_decay: float = Field(0.99, ge=0, lt=1)
     """The result is this moving average of the weights; 0 = the last weights."""
-    segment_flips: bool = True
-    """Mirror images and quarter turns in training (views from above); False: left-right only."""
     segment_zoom: float = Field(0.25, ge=0, lt=1)
     """Largest relative change of scale in training."""
     segment_rotation_degrees: float = 180.0

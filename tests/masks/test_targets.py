@@ -72,5 +72,7 @@ def test_refining_a_clear_image_recovers_its_coloured_square():
     truth[12:32, 12:32] = 1
     refined = refine_classes(image, probs, method="colour_model")
     union = ((refined == 1) | (truth == 1)).sum()
-    assert ((refined == 1) & (truth == 1)).sum() / union > 0.8  # plain: 400 / 576; the smoothing costs one pixel all round
+    assert (
+        (refined == 1) & (truth == 1)
+    ).sum() / union > 0.8  # plain: 400 / 576; the smoothing costs one pixel all round
     assert refine_classes(image, probs)[10:34, 10:34].all()

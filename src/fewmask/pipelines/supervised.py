@@ -93,8 +93,10 @@ def bill(works: Sequence[Workspace]) -> list[tuple[str, str, str]]:
 STAGES = (
     StageSpec("prepare", prepare, shared=True),
     StageSpec("split", split, reads=("prepare",)),
-    StageSpec("segment", train_segmenter, reads=("prepare", "split"), settings=("masks",)),
-    StageSpec("evaluate", evaluate, reads=("split", "segment"), settings=("predict",)),
+    StageSpec(
+        "segment", train_segmenter, reads=("prepare", "split"), settings=("masks",), masks=True
+    ),
+    StageSpec("evaluate", evaluate, reads=("split", "segment"), settings=("predict",), masks=True),
     StageSpec("export", export, reads=("segment",), settings=("predict",)),
 )
 ALWAYS = ("prepare", "split", "segment", "evaluate", "export")

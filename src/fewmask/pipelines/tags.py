@@ -153,12 +153,14 @@ STAGES = (
         controls,
         reads=("split", "classify"),
         settings=("segment", "controls", "predict"),
+        masks=True,
     ),
     StageSpec(
         "evaluate",
         evaluate,
         reads=("split", "evidence", "segment", "controls"),
-        settings=("predict", "threshold", "cam", "difference"),
+        settings=("predict", "threshold", "cam", "difference", "pseudo"),
+        masks=True,
     ),
     StageSpec("export", export, reads=("evidence", "segment"), settings=("predict", "threshold")),
 )

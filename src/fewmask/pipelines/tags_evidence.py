@@ -103,10 +103,10 @@ def train_classifier(work: Workspace, stage: Stage) -> None:
     augmentation = Augmentation()
     if config.classify_augment:
         augmentation = Augmentation(
-            flips=config.segment_flips,
+            flips=config.seen_from_above,
             mirror=True,
             zoom=0.25,
-            rotation_degrees=180.0 if config.segment_flips else 10.0,
+            rotation_degrees=180.0 if config.seen_from_above else 10.0,
             colour=0.25,
             resample=0.7,
         )

@@ -202,7 +202,7 @@ def train_translation(work: Workspace, stage: Stage) -> None:
                 work.images,
                 work.tags,
                 rows[domain],
-                Augmentation(flips=config.segment_flips, mirror=True),
+                Augmentation(flips=config.seen_from_above, mirror=True),
                 seed=config.seed,
                 name=f"{stage.label}/{domain}",
             )

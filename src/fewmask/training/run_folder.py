@@ -80,8 +80,10 @@ class RunFolder:
         Raises:
             UsageError: with the resume command if it is a run.
         """
-        if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        if not path.exists():
             return
+        if path.is_dir() and all(child.name.startswith(".tmp-") for child in path.iterdir()):
+            return  # empty, or left so by a run that was killed before it began
         is_run = (path / "run.yaml").is_file()
         raise UsageError.of(
             "RUN-EXISTS",

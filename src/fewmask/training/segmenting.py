@@ -96,10 +96,10 @@ def fit_segmenter(
     if config.segment_start == "tags" and config.segment_architecture != "classic_unet":
         start_from_tags(network, work.stages["classify"].path / "classifier.safetensors")
     augmentation = Augmentation(
-        flips=config.segment_flips,
+        flips=config.seen_from_above,
         mirror=True,
         zoom=config.segment_zoom,
-        rotation_degrees=config.segment_rotation_degrees,
+        rotation_degrees=config.segment_rotation_degrees if config.seen_from_above else 10.0,
         colour=config.segment_colour,
         resample=config.segment_resample,
     )

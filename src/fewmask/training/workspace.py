@@ -99,6 +99,7 @@ class StageSpec:
         reads: Stages whose files it reads; it is made again when one of them is.
         settings: Prefixes of further settings that it reads.
         shared: One for all folds.
+        masks: It reads the user's true masks; it is made again when they change.
     """
 
     name: str
@@ -106,6 +107,7 @@ class StageSpec:
     reads: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     shared: bool = False
+    masks: bool = False
 
 
 def run_stages(work: Workspace, specs: Sequence[StageSpec], selected: Sequence[str]) -> None:
@@ -133,6 +135,7 @@ def run_stages(work: Workspace, specs: Sequence[StageSpec], selected: Sequence[s
                 "own": {k: v for k, v in settings.items() if any(map(k.startswith, own))},
                 "inputs": {name: keys[name] for name in spec.reads if name in keys},
                 "data": data_fingerprint(work) if spec.name == "prepare" else None,
+                "masks": mask_fingerprint(work) if spec.masks else None,
                 "fold": None if spec.shared else work.fold,
             }
         )
@@ -202,6 +205,12 @@ def digest(value: Any) -> str:
 def data_fingerprint(work: Workspace) -> str:
     """Digest of the images' bytes, their tags and their groups; masks are no input of training."""
     return digest([(s.id, sha256_file(s.image_path), s.tags, s.group) for s in work.data.samples])
+
+
+def mask_fingerprint(work: Workspace) -> str:
+    """Digest of the true masks' bytes."""
+    masks = [(s.id, s.mask_path) for s in work.data.samples]
+    return digest([(name, path and sha256_file(path)) for name, path in masks])
 
 
 def prepare(work: Workspace, stage: Stage) -> None:
