@@ -291,4 +291,10 @@ def make_evidence(work: Workspace, stage: Stage) -> None:
         if "grad_cams" in arrays:
             arrays["grad_cams"][chunk] = maker.cams(image, known[chunk], "grad_cam")
     flush()
+    empty = [row for row in rows if known[row].any() and not arrays["cams"][row].any()]
+    if len(empty) > len(rows) // 2:
+        work.run.log(
+            f"EVIDENCE-EMPTY: {len(empty)} of {len(rows)} maps are constant; the layer is too "
+            "coarse for this image size: try a larger --image-size or --cam-image-size"
+        )
     np.save(stage.path / "known_tags.npy", known)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -255,10 +256,11 @@ def _oracle_rows(work: Workspace, evidence: Evidence, row: Any, name: str) -> li
         [evidence.cams[i, 0].astype(np.float32) for i in measured],
         [true_target(work.data.samples[i], work.data, work.config.image_size) for i in measured],
     )
-    title = f"{name} at its best threshold on the test masks, {best:.2f}"
+    title = f"{name} at its best threshold on the test masks"
     masks = sum(work.data.samples[i].mask_path is not None for i in measured)
     cams = evidence.cams
-    return [row(title, lambda i: cut(cams[i].astype(np.float32), best), "oracle", masks)]
+    found = row(title, lambda i: cut(cams[i].astype(np.float32), best), "oracle", masks)
+    return [replace(found, note=f"at {best:.2f}")]
 
 
 def chain(evidence: Evidence, row: int) -> np.ndarray:

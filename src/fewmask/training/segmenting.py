@@ -237,16 +237,20 @@ def few_mask_rows(work: Workspace, count: int) -> list[int]:
 
 
 def balanced_rows(work: Workspace, masked: Sequence[int]) -> list[int]:
-    """Masked rows, repeated until they are as many as the training images without any tag.
+    """Masked rows, repeated until they fill the training part, and the images without any tag.
 
-    A tag says that an image without it is all background: the control may know that too.
+    A tag says that an image without it is all background: the control may know that too. It gets
+    as many optimiser steps as a training on every image.
     """
+    learned = work.rows("train", "val")
     empty = [
         row
-        for row in work.rows("train", "val", tagged=False)
-        if work.data.samples[row].mask_path is None and work.data.layout != "images"
+        for row in learned
+        if work.data.layout != "images"
+        and not work.tags[row].any()
+        and work.data.samples[row].mask_path is None
     ]
-    repeats = max(1, round(len(empty) / max(1, len(masked))))
+    repeats = max(1, round((len(learned) - len(empty)) / max(1, len(masked))))
     return [*list(masked) * repeats, *empty]
 
 
