@@ -172,8 +172,9 @@ class RunFolder:
         score = ""
         with contextlib.suppress(OSError, ValueError, KeyError, StopIteration, TypeError):
             metrics = json.loads((self.path / "metrics.json").read_text())["metrics"]
-            name = next(n for n in (*metrics,) if n.startswith("iou.pooled.") and n.count(".") == 2
-                        and not n.endswith("background"))  # fmt: skip
+            names = [n for n in metrics if n.startswith("iou.pooled.") and n.count(".") == 2]
+            names.remove("iou.pooled.background")
+            name = names[0] if len(names) == 1 else "miou_foreground"
             score = f"{name} {metrics[name]:.3f}"
         state = str(self.status.get("state"))
         if state == "running" and not self.is_locked():
