@@ -227,6 +227,7 @@ def main() -> None:
     kept = (
         {row["name"]: row for row in json.loads(path.read_text())["rows"]} if path.exists() else {}
     )
+    suffix = "" if given.device == "cpu" else f" --device {given.device}"
     for row in [given.row] if given.row else ROWS:
         command = [sys.executable, __file__, "--in-process", "--row", row]
         done = subprocess.run(
@@ -234,11 +235,12 @@ def main() -> None:
         )
         kept[row] = json.loads(done.stdout.splitlines()[-1])
         print(json.dumps(kept[row]), flush=True)
-    rows = [kept[row] for row in ROWS if row in kept]
-    suffix = "" if given.device == "cpu" else f" --device {given.device}"
-    write_results(name, COMMAND + suffix, rows, machine=machine(given.device), data="random pixels")
-    if given.device == "cpu":
-        _tabulate(rows)
+        rows = [kept[known] for known in ROWS if known in kept]
+        write_results(
+            name, COMMAND + suffix, rows, machine=machine(given.device), data="random pixels"
+        )
+        if given.device == "cpu":
+            _tabulate(rows)
 
 
 def _tabulate(rows: list[dict[str, Any]]) -> None:

@@ -7,12 +7,13 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from torch.optim.swa_utils import AveragedModel
 
 from fewmask.data.loading import TrainingSet, step_loader
 from fewmask.data.transforms import Augmentation
 from fewmask.errors import CheckpointError, NumericalError
 from fewmask.training.checkpoint import CheckpointStore
-from fewmask.training.fit import Best, FitSettings, _optimizer, _schedule, fit
+from fewmask.training.fit import Best, FitSettings, _optimizer, _schedule, fit, warm_ema
 from fewmask.training.loop import Loop
 
 CPU = torch.device("cpu")
@@ -247,3 +248,16 @@ def test_the_schedule_rises_once_and_falls_to_zero():
     assert rates[10:] == sorted(rates[10:], reverse=True)
     assert 0 < rates[-1] < 1e-3
     assert {_schedule("constant", step, 200) for step in range(200)} == {1.0}
+
+
+def test_the_average_of_a_short_training_has_forgotten_the_untrained_weights():
+    network = nn.Linear(1, 1, bias=False)
+    average = AveragedModel(network, multi_avg_fn=warm_ema(0.99))
+    expected = 100.0
+    for n, value in enumerate([100.0, *(float(k % 2) for k in range(30))]):
+        nn.init.constant_(network.weight, value)
+        average.update_parameters(network)
+        decay = min(0.99, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * value if n else value
+    assert average.module.weight.item() == pytest.approx(expected, rel=1e-4)
+    assert average.module.weight.item() < 1  # a plain average would still be at 74

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+from torch.optim.swa_utils import AveragedModel
 
 from fewmask.data.loading import TrainingSet, step_loader, steps_per_epoch
 from fewmask.training.loop import Loop
@@ -110,7 +110,7 @@ def fit(
     state: dict[str, Any] = {"network": network, "optimizer": optimizer}
     if settings.ema_decay:
         average = AveragedModel(
-            network, multi_avg_fn=get_ema_multi_avg_fn(settings.ema_decay), use_buffers=True
+            network, multi_avg_fn=warm_ema(settings.ema_decay), use_buffers=True
         )
         state["ema"] = average
     if settings.keep == "best":
@@ -155,6 +155,31 @@ def fit(
     if settings.keep == "best" and state["best"].weights:
         network.load_state_dict(state["best"].weights)
     return network.eval()
+
+
+def warm_ema(decay: float) -> Callable[[Any, Any, Any], None]:
+    """An exponential moving average that forgets its start quickly.
+
+    After n updates the decay is ``min(decay, (1 + n) / (10 + n))``: without that, a short training
+    would keep a good part of the untrained weights.
+
+    Args:
+        decay: Of a long training, in (0, 1).
+
+    Returns:
+        A ``multi_avg_fn`` for :class:`torch.optim.swa_utils.AveragedModel`.
+    """
+
+    @torch.no_grad()
+    def update(averages: Any, current: Any, count: Tensor | int) -> None:
+        now = min(decay, (1 + int(count)) / (10 + int(count)))
+        for average, value in zip(averages, current, strict=True):
+            if average.is_floating_point():
+                average.lerp_(value, 1 - now)
+            else:
+                average.copy_(value)
+
+    return update
 
 
 def _optimizer(settings: FitSettings, network: nn.Module) -> torch.optim.Optimizer:
