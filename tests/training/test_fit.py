@@ -170,7 +170,8 @@ def test_it_trains_as_a_loop_written_out_by_hand(run):
         optimizer.step()
         with torch.no_grad():
             for average, value in zip(averages, network.parameters(), strict=True):
-                average.copy_(value if step == 0 else 0.8 * average + 0.2 * value)
+                decay = min(0.8, (1 + step) / (10 + step))
+                average.copy_(value if step == 0 else decay * average + (1 - decay) * value)
     fitted = train(
         run.stage(1, "train", "key"),
         norm=False,
