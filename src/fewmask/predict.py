@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fewmask.data.content import digest_of
 from fewmask.data.files import list_images
 from fewmask.data.folder import DataFolder, open_folder, read_target
 from fewmask.errors import DataError, LeakError, Problem, UsageError
@@ -18,7 +19,6 @@ from fewmask.report.figures import overlay
 from fewmask.training.device import choose_device
 from fewmask.training.run_folder import RunFolder, refuse_inside
 from fewmask.training.segmenting import save_probs
-from fewmask.training.workspace import pixel_digest
 
 
 def predict(
@@ -126,7 +126,7 @@ def evaluate(
         refuse_inside(save_masks, root, "--save-masks")
     for sample in data.samples:
         image = read_image(sample.image_path)
-        part = parts.get(pixel_digest(image))
+        part = parts.get(digest_of(image))
         if part in {"train", "val"}:
             if not own:
                 leaks.append(

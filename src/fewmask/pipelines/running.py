@@ -18,7 +18,7 @@ from fewmask.errors import CheckpointError, DataError, UsageError
 from fewmask.models.classifier import check_timm_name
 from fewmask.models.weights import load_weights_file
 from fewmask.report.assemble import write_report
-from fewmask.report.tensorboard import write_events
+from fewmask.report.tensorboard import require_tensorboard, write_events
 from fewmask.training.checkpoint import (
     load_weights,
     remove_temporaries,
@@ -36,7 +36,13 @@ from fewmask.training.segmenting import (
     write_manifest,
 )
 from fewmask.training.signals import stop_on_signals
-from fewmask.training.workspace import Workspace, require_stages, run_stages, selected_stages
+from fewmask.training.workspace import (
+    Workspace,
+    cut_parts,
+    require_stages,
+    run_stages,
+    selected_stages,
+)
 
 PIPELINES = {
     "tags": ("fewmask.pipelines.tags", "TagsConfig"),
@@ -116,14 +122,19 @@ def start(
     _stages(module, config)
     _folds(config)
     device = choose_device(config.device)
+    if config.tensorboard:
+        require_tensorboard()
     refuse_inside(out, root)
     if out.exists():
         RunFolder.require_free(out)
     data = open_data(pipeline, root, config)
     refuse_bad_data(root, config, pipeline)
     refuse_bad_encoder(config)
-    threads = config.threads or torch.get_num_threads()
-    config = config.replaced(threads=threads)
+    config = config.replaced(
+        threads=config.threads or torch.get_num_threads(),
+        split_file=config.split_file and config.split_file.resolve(),
+    )
+    cut_parts(data.samples, config, _folds(config)[0])  # refuses here, not after the decoding
     run = RunFolder.create(
         out,
         {

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from fewmask.config import Settings
+from fewmask.data.content import digest_of
 from fewmask.data.folder import DataFolder, Sample
 from fewmask.data.official_split import read_split
-from fewmask.data.splits import cut_folds, link_duplicates, split_for_fold
+from fewmask.data.splits import Split, cut_folds, link_duplicates, split_for_fold
 from fewmask.data.transforms import resize_image
 from fewmask.errors import UsageError
 from fewmask.io.images import read_image
@@ -228,7 +230,7 @@ def prepare(work: Workspace, stage: Stage) -> None:
     )
     for row in loop:
         image = read_image(samples[row].image_path)
-        digests[samples[row].id] = pixel_digest(image)
+        digests[samples[row].id] = digest_of(image)
         images[row] = resize_image(image, size, size)
     images.flush()
     stage.write_json("digests.json", dict(digests))
@@ -256,23 +258,26 @@ class Ledger(dict[str, Any]):
         self.update(state_dict)
 
 
-def pixel_digest(image: np.ndarray) -> str:
-    """SHA-256 of decoded pixels and their shape: equal for copies in another file format."""
-    return hashlib.sha256(repr(image.shape).encode() + image.tobytes()).hexdigest()
+def cut_parts(samples: Sequence[Sample], config: Settings, fold: int) -> Split:
+    """The parts of one fold, from ``split_file`` or a cut by group and tags.
+
+    Raises:
+        DataError: too few samples or groups, or a split file that does not fit.
+        LeakError: a split file that tears a group apart.
+    """
+    if config.split_file:
+        return read_split(config.split_file, samples)
+    folds = config.folds if config.folds > 1 else config.test_folds
+    fold_of = cut_folds(samples, folds=folds, seed=config.split_seed)
+    return split_for_fold(
+        samples, fold_of, fold, val_fraction=config.val_fraction, seed=config.split_seed
+    )
 
 
 def split(work: Workspace, stage: Stage) -> None:
     """Cut train, validation and test by group before anything is learned; copies stay together."""
-    config = work.config
-    samples: Sequence[Sample] = link_duplicates(work.data.samples, work.digests)
-    if config.split_file:
-        parts = read_split(config.split_file, samples)
-    else:
-        folds = config.folds if config.folds > 1 else config.test_folds
-        fold_of = cut_folds(samples, folds=folds, seed=config.split_seed)
-        parts = split_for_fold(
-            samples, fold_of, work.fold, val_fraction=config.val_fraction, seed=config.split_seed
-        )
+    samples = link_duplicates(work.data.samples, work.digests)
+    parts = cut_parts(samples, work.config, work.fold)
     stage.write_json("split.json", {"train": parts.train, "val": parts.val, "test": parts.test})
     part_of = {i: name for name in ("train", "val", "test") for i in getattr(parts, name)}
     lines = ["id,part,group,tags,sha256"]
@@ -295,8 +300,3 @@ def csv_cell(text: str) -> str:
     if any(c in text for c in ',"\n\r'):
         text = '"' + text.replace('"', '""') + '"'
     return text
-
-
-def with_fold(work: Workspace, fold: int, folder: str) -> Workspace:
-    """The same run for another fold."""
-    return replace(work, fold=fold, folder=folder, stages={})
