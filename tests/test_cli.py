@@ -1,6 +1,7 @@
 """The command line's own promises: light start, help, JSON, flags, and what to do next."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -93,12 +94,17 @@ def test_no_command_at_all_shows_the_help(fewmask):
 
 
 @pytest.mark.parametrize("pipeline", ["tags", "train"])
-def test_every_setting_is_a_flag_with_an_explanation(fewmask, pipeline, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+def test_every_setting_is_a_flag_with_an_explanation(pipeline):
     from fewmask.pipelines.supervised_config import SupervisedConfig
     from fewmask.pipelines.tags_config import TagsConfig
 
-    text = fewmask(pipeline, "--help").out
+    # a process of its own: a console made by an earlier test would keep that test's width
+    text = subprocess.run(
+        [sys.executable, "-m", "fewmask", pipeline, "--help"],
+        env={**os.environ, "COLUMNS": "200"},
+        capture_output=True,
+        text=True,
+    ).stdout
     schema = {"tags": TagsConfig, "train": SupervisedConfig}[pipeline]
     for name, field in schema.model_fields.items():
         assert re.search(rf"--{name.replace('_', '-')}\b", text), name

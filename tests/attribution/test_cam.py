@@ -295,7 +295,7 @@ def test_multi_scale_map_of_the_mirrored_image_is_the_mirrored_map(method):
         settings["baseline"] = image[:, :, :1, :1] * 0.1
     cam = multi_scale_cam(network, image, **settings)
     assert cam.shape == (2, 24, 20)
-    assert cam.amin() == 0
+    assert cam.amin() >= 0  # divided by its maximum, not min-maxed
     torch.testing.assert_close(cam.amax((1, 2)), torch.ones(2))
     mirrored = multi_scale_cam(network, image.flip(-1), **settings)
     torch.testing.assert_close(mirrored.flip(-1), cam, rtol=1e-3, atol=1e-4)
