@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fewmask.data.sample import make_sample
 from fewmask.training import checkpoint
 
 MESSAGE = re.compile(r"^[A-Z0-9-]+ .+: found .+; expected .+\. Fix: .+$", re.MULTILINE)
@@ -250,10 +251,25 @@ def test_all_problems_of_a_folder_are_told_at_once(fewmask, tiny, data, tmp_path
     for damage in (truncated_png, image_beside_the_class_folders, mask_without_image):
         damage(data)
     result = fewmask("tags", data, "-o", tmp_path / "out", *tiny)
-    for code in ("IMAGE-STRAY", "MASK-UNPAIRED"):  # pixels are looked at once these are mended
+    for code in ("IMAGE-STRAY", "MASK-UNPAIRED", "IMAGE-TRUNCATED"):
         refused(result, 10, code)
     codes = {problem["code"] for problem in fewmask("check", data, "--json").json["problems"]}
     assert {"IMAGE-TRUNCATED", "IMAGE-STRAY", "MASK-UNPAIRED"} <= codes
+
+
+def test_check_tells_of_one_sided_tags_and_names_the_command_that_can_use_the_rest(fewmask, data):
+    only_positives(data)
+    result = fewmask("check", data)
+    assert result.code == 10
+    assert "TAGS-ONE-KIND" in result.out
+    assert "can be used for: fewmask train, fewmask predict" in result.out
+    (data / "positive").rename(data / "images")
+    result = fewmask("check", data)
+    assert result.code == 0
+    assert "TAGS-MISSING" in result.out
+    assert f"next: fewmask train {data} -o runs/first" in result.out
+    shutil.rmtree(data / "masks")
+    assert f"next: fewmask predict RUN {data} -o OUT" in fewmask("check", data).out
 
 
 # --- settings and flags ----------------------------------------------------------------------
@@ -327,6 +343,38 @@ def test_a_split_file_that_tears_a_group_apart_is_a_leak(fewmask, tiny, data, tm
     refused(fewmask("tags", data, "-o", tmp_path / "out", *tiny, *flags), 11, "LEAK", "group p")
 
 
+def split_file_of(data, tmp_path, part_of):
+    ids = [f"{kind}/{kind[0]}{n}" for kind in ("positive", "negative") for n in range(6)]
+    lines = ["id,part", *(f"{name},{part_of(name)}" for name in ids)]
+    (tmp_path / "split.csv").write_text("\n".join(lines) + "\n")
+    return ("--split-file", tmp_path / "split.csv")
+
+
+def test_a_split_file_with_folds_is_refused_before_a_run_is_made(fewmask, tiny, data, tmp_path):
+    flags = split_file_of(data, tmp_path, lambda name: "test" if name[-1] in "01" else "train")
+    result = fewmask("tags", data, "-o", tmp_path / "out", *tiny, *flags, "--folds=2")
+    refused(result, 2, "SPLIT-FILE", "leave out --folds")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_a_split_file_that_leaves_a_part_empty_is_refused(fewmask, tiny, data, tmp_path, part):
+    others = {"train": ("val", "test"), "test": ("val", "train")}[part]
+    flags = split_file_of(data, tmp_path, lambda name: others[name[-1] > "1"])
+    result = fewmask("tags", data, "-o", tmp_path / "out", *tiny, *flags)
+    refused(result, 10, "SPLIT-FILE", f"no sample in {part}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_split_file_that_names_an_image_twice_is_refused(fewmask, tiny, data, tmp_path):
+    flags = split_file_of(data, tmp_path, lambda name: "test" if name[-1] in "01" else "train")
+    with flags[1].open("a") as stream:
+        stream.write("positive/p0,train\n")
+    result = fewmask("tags", data, "-o", tmp_path / "out", *tiny, *flags)
+    refused(result, 10, "SPLIT-FILE", "positive/p0")
+    assert not (tmp_path / "out").exists()
+
+
 # --- places ----------------------------------------------------------------------------------
 
 
@@ -356,6 +404,37 @@ def test_predictions_are_not_written_into_the_images(fewmask, tree, tiny_run, da
     result = fewmask("predict", tiny_run.path, data / "positive", "-o", data / "positive" / "new")
     refused(result, 10, "DATA-READ-ONLY", "new")
     assert tree(data) == before
+
+
+def test_nothing_is_written_into_the_folder_of_a_single_image(fewmask, tree, tiny_run, data):
+    before = tree(data)
+    for out in (data / "positive" / "out", data / "positive" / "deep" / "out"):
+        result = fewmask("predict", tiny_run.path, data / "positive" / "p0.png", "-o", out)
+        refused(result, 10, "DATA-READ-ONLY", "out")
+    assert tree(data) == before
+
+
+def test_an_image_in_the_working_folder_can_be_predicted_beside_itself(
+    fewmask, tiny_run, data, monkeypatch
+):
+    monkeypatch.chdir(data / "positive")
+    assert fewmask("predict", tiny_run.path, "p0.png", "-o", "out").code == 0
+    assert (data / "positive" / "out" / "masks" / "p0.png").is_file()
+
+
+def test_nothing_is_written_into_the_data_that_a_run_has_learned_from(
+    fewmask, tree, tiny_run, data, monkeypatch
+):
+    before, new = tree(tiny_run.data), tiny_run.data / "new"
+    for images in (tiny_run.data / "positive", data, data / "positive" / "p0.png"):
+        refused(fewmask("predict", tiny_run.path, images, "-o", new), 10, "DATA-READ-ONLY", "new")
+    for root in (tiny_run.data, data):
+        result = fewmask("evaluate", tiny_run.path, root, "--save-masks", new)
+        refused(result, 10, "DATA-READ-ONLY", "--save-masks")
+    monkeypatch.chdir(tiny_run.data)
+    result = fewmask("predict", tiny_run.path, data / "positive" / "p0.png", "-o", "new")
+    refused(result, 10, "DATA-READ-ONLY", "new")
+    assert tree(tiny_run.data) == before
 
 
 @pytest.mark.parametrize("command", ["resume", "report"])
@@ -433,8 +512,62 @@ def test_measuring_on_training_images_is_refused_and_names_them_all(
     before = tree(other)
     result = fewmask("evaluate", tiny_run.path, other)
     refused(result, 11, "LEAK", "evaluate on other images")
-    assert len(result.err.strip().splitlines()) == len(learned)
+    assert len(MESSAGE.findall(result.err)) == len(learned)
     assert tree(other) == before
+
+
+CHANGES = {
+    "mirrored": lambda image: image.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+    "turned": lambda image: image.transpose(Image.Transpose.ROTATE_90),
+    "compressed": lambda image: image,
+    "enlarged": lambda image: image.resize((96, 96), Image.Resampling.BICUBIC),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_measuring_on_changed_copies_of_training_images_is_refused(
+    fewmask, smoke_run, tmp_path, change
+):
+    name = next(name for name in learned_images(smoke_run) if name.startswith("positive/"))
+    source = smoke_run.data / f"{name}.png"
+    other, suffix = tmp_path / "other", "jpg" if change == "compressed" else "png"
+    for folder, original in (("images", source), ("masks", smoke_run.data / "masks" / source.name)):
+        (other / folder).mkdir(parents=True)
+        kind = suffix if folder == "images" else "png"
+        CHANGES[change](Image.open(original)).save(other / folder / f"new.{kind}", quality=80)
+    for mask in (other / "masks").iterdir():
+        write(mask, np.zeros(Image.open(mask).size[::-1]))
+    result = fewmask("evaluate", smoke_run.path, other)
+    refused(result, 11, "LEAK", "images/new", f"a copy of {name}")
+
+
+def test_changed_copies_stay_on_one_side_of_the_split(fewmask, tmp_path):
+    data = make_sample(tmp_path / "data", seed=3, images_per_class=8, image_size=64)
+    for path in sorted(data.glob("*tive/*.png")):
+        Image.open(path).transpose(Image.Transpose.ROTATE_90).save(
+            path.with_name(f"{path.stem}-turned.jpg"), quality=85
+        )
+    flags = ("--preset=smoke", "--threads=1", "--image-size=32", "--segment-epochs=1")
+    result = fewmask("train", data, "-o", tmp_path / "run", *flags)
+    assert result.code == 0, result.err
+    parts = json.loads((tmp_path / "run" / "2-split" / "split.json").read_text())
+    part_of = {name: part for part, names in parts.items() for name in names}
+    assert len(part_of) == 32
+    assert all(part_of[name.removesuffix("-turned")] == part for name, part in part_of.items())
+
+
+def test_an_official_split_with_changed_copies_on_both_sides_is_refused(fewmask, tmp_path):
+    data = make_sample(tmp_path / "data", seed=3, images_per_class=8, image_size=64)
+    path = sorted(data.glob("positive/*.png"))[0]
+    Image.open(path).transpose(Image.Transpose.ROTATE_90).save(data / "positive" / "turned.png")
+    names = [p.relative_to(data).with_suffix("").as_posix() for p in data.glob("*tive/*.png")]
+    lines = [f"{n},{'test' if n == 'positive/turned' else 'train'}" for n in names]
+    (tmp_path / "split.csv").write_text("\n".join(["id,part", *lines]) + "\n")
+    flags = ("--preset=smoke", "--threads=1", "--image-size=32", "--segment-epochs=1")
+    split = ("--split-file", tmp_path / "split.csv")
+    result = fewmask("train", data, "-o", tmp_path / "run", *flags, *split)
+    refused(result, 11, "LEAK", f"positive/{path.stem} in train and positive/turned in test")
+    assert not list((tmp_path / "run").glob("*-segment*"))
 
 
 def test_measuring_without_masks_is_refused(fewmask, tiny_run, data):

@@ -3,10 +3,14 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset
 
 COMMANDS = (
     "tags", "train", "demo", "resume", "predict", "evaluate", "check", "report", "runs",
@@ -235,8 +239,8 @@ def test_the_demo_runs_on_the_data_it_makes(fewmask, tmp_path, monkeypatch):
     from fewmask.pipelines import tags_config
 
     halves = functools.partial(demo.make_halves, train_images=8, test_images=3, image_size=32)
-    short = {"image_size": 32, "translate_steps": 2, "classify_epochs": 1, "segment_epochs": 1,
-             "class_name": "scar", "threads": 1}  # fmt: skip
+    short = {"image_size": 32, "cam_image_size": 64, "translate_steps": 2, "classify_epochs": 1,
+             "segment_epochs": 1, "class_name": "scar", "threads": 1}  # fmt: skip
     monkeypatch.setattr(demo, "make_halves", halves)
     monkeypatch.setattr(demo, "SETTINGS", short)
     monkeypatch.setitem(tags_config.PRESETS, "fast", tags_config.PRESETS["smoke"])
@@ -248,7 +252,52 @@ def test_the_demo_runs_on_the_data_it_makes(fewmask, tmp_path, monkeypatch):
     assert "synthetic" in (tmp_path / "demo" / "run" / "report.html").read_text().lower()
 
 
-def test_ctrl_c_stops_with_75_and_the_way_on(fewmask, small_data, monkeypatch):
+class Greedy(Dataset):
+    """What a loader process does when memory ends: it is refused, or the system kills it."""
+
+    def __init__(self, end):
+        self.end = end
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        if self.end == "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return torch.empty(10**15)
+
+
+@pytest.mark.parametrize(
+    ("work", "found"),
+    [
+        (lambda: torch.empty(10**15), "memory"),
+        (lambda: np.empty(10**15), "memory"),
+        (lambda: list(DataLoader(Greedy("refused"), num_workers=1)), "memory"),
+        (lambda: list(DataLoader(Greedy("killed"), num_workers=1)), "exited unexpectedly"),
+    ],
+)
+def test_memory_that_ends_is_exit_14_and_the_way_out(fewmask, small_data, monkeypatch, work, found):
+    from fewmask.data import check
+
+    monkeypatch.setattr(check, "check_folder", lambda *_, **__: work())
+    result = fewmask("check", small_data)
+    assert result.code == 14
+    assert result.err.startswith("RESOURCES this machine: found ")
+    assert found in result.err.partition("; expected")[0]
+    assert "fewer --workers" in result.err
+
+
+def test_a_bug_is_not_called_a_lack_of_memory(fewmask, small_data, monkeypatch):
+    from fewmask.data import check
+
+    monkeypatch.setattr(check, "check_folder", lambda *_, **__: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        fewmask("check", small_data)
+
+
+def test_ctrl_c_where_no_run_is_under_way_stops_with_75_and_promises_no_resume(
+    fewmask, small_data, monkeypatch
+):
     from fewmask.data import check
 
     def interrupt(*_, **__):
@@ -257,4 +306,5 @@ def test_ctrl_c_stops_with_75_and_the_way_on(fewmask, small_data, monkeypatch):
     monkeypatch.setattr(check, "check_folder", interrupt)
     result = fewmask("check", small_data)
     assert result.code == 75
-    assert "fewmask resume RUN" in result.err
+    assert result.err.startswith("stopped; ")
+    assert "resume" not in result.err

@@ -1,5 +1,6 @@
 """Settings: one order of precedence, one message for every mistake, all mistakes at once."""
 
+import re
 from typing import Literal
 
 import pytest
@@ -102,7 +103,6 @@ def test_all_mistakes_are_told_at_once(file):
         ("segment_zoom", 1.0),
         ("segment_architecture", "vnet"),
         ("segment_optimizer", "sdg"),
-        ("controls_masks", (0,)),
         ("seed", 1.5),
     ],
 )
@@ -151,6 +151,79 @@ def test_an_encoder_that_is_a_file_is_a_file_of_weights():
     settings = resolve(Kite, PRESETS, "best", overrides={"encoder": "mine.safetensors"})
     assert settings.encoder_weights == "mine.safetensors"
     assert settings.encoder == Kite().encoder
+
+
+def test_a_file_as_encoder_leaves_the_encoder_that_the_preset_names(file):
+    for layer in (
+        {"overrides": {"encoder": "vgg16.pth"}},
+        {"file": file("encoder: vgg16.pth\n")},
+    ):
+        paper = resolve(tags_config.TagsConfig, tags_config.PRESETS, "paper", **layer)
+        assert (paper.encoder, paper.encoder_weights) == ("vgg16", "vgg16.pth")
+    named = {"overrides": {"encoder": "mine.pth"}, "file": file("encoder: resnet18\n")}
+    settings = resolve(Kite, PRESETS, "fast", **named)
+    assert (settings.encoder, settings.encoder_weights) == ("resnet18", "mine.pth")
+
+
+@pytest.mark.parametrize("preset", ["fast", "best"])
+def test_images_with_an_up_are_not_turned_unless_asked_for(file, preset):
+    def views(**layers):
+        settings = resolve(tags_config.TagsConfig, tags_config.PRESETS, preset, **layers)
+        return settings.cam_views, settings.predict_views
+
+    assert views() == ("dihedral", "dihedral")
+    assert views(overrides={"seen_from_above": False}) == ("mirror", "mirror")
+    assert views(file=file("seen_from_above: false\n")) == ("mirror", "mirror")
+    asked = {"seen_from_above": False, "cam_views": "dihedral", "predict_views": "single"}
+    assert views(overrides=asked) == ("dihedral", "single")
+
+
+ANY_INTEGER = {"seed", "split_seed"}  # hashed, or drawn from
+
+
+NUMBERS = [
+    (verb, name)
+    for verb, schema in (
+        ("tags", tags_config.TagsConfig),
+        ("train", supervised_config.SupervisedConfig),
+    )
+    for name, field in schema.model_fields.items()
+    if re.search(r"\b(int|float)\b", str(field.annotation)) and name not in ANY_INTEGER
+]
+
+
+@pytest.mark.parametrize(("verb", "name"), NUMBERS)
+def test_every_number_has_a_bound_below_and_what_is_beyond_is_refused(fewmask, verb, name):
+    result = fewmask(verb, "data", f"--{name.replace('_', '-')}=-1")
+    assert result.code == 2, result.err
+    assert re.match(rf"SETTING-VALUE settings: {name}\b", result.err), result.err
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("translate_batch_size", 0),
+        ("translate_learning_rate", 0),
+        ("translate_area", 1.1),
+        ("classify_batch_size", 1),
+        ("classify_label_smoothing", 0.5),
+        ("segment_batch_size", 1),
+        ("segment_rotation_degrees", 181),
+        ("cam_scales", ()),
+        ("cam_scales", (1.0, 0.0)),
+        ("cam_max_masks", 0),
+        ("cam_threshold", 1.1),
+        ("difference_threshold", 1.1),
+        ("pseudo_cut", 1.1),
+        ("controls_masks", (0,)),
+    ],
+)
+def test_values_that_pipeline_tags_could_not_use_are_refused(name, value):
+    with pytest.raises(UsageError) as caught:
+        resolve(tags_config.TagsConfig, tags_config.PRESETS, "fast", overrides={name: value})
+    (problem,) = caught.value.problems
+    assert problem.code == "SETTING-VALUE"
+    assert name in problem.where
 
 
 def test_a_form_has_every_field_empty_with_its_help():

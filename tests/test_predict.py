@@ -33,7 +33,8 @@ def album(tmp_path):
     turned = Image.Exif()
     turned[0x0112] = 6  # shown upright after a quarter turn
     Image.fromarray(colour).save(root / "turned.jpg", exif=turned)
-    (root / "notes.txt").write_text("not an image")
+    for name in ("notes.txt", ".DS_Store", "Thumbs.db", "._plain.png", "a/._grey.png"):
+        (root / name).write_text("not an image")
     return root
 
 
@@ -88,6 +89,13 @@ def test_a_folder_called_masks_is_not_predicted(fewmask, tiny_run, small_data, t
     names = set(masks_below(tmp_path / "out" / "masks"))
     assert len(names) == 24
     assert {name.split("/")[0] for name in names} == {"positive", "negative"}
+
+
+def test_an_image_called_masks_is_predicted_like_any_other(fewmask, tiny_run, album, tmp_path):
+    shutil.copy(album / "plain.png", album / "masks.png")
+    assert "7 masks" in fewmask("predict", tiny_run.path, album, "-o", tmp_path / "out").out
+    masks = masks_below(tmp_path / "out" / "masks")
+    np.testing.assert_array_equal(masks["masks"], masks["plain"])
 
 
 def test_existing_predictions_are_never_overwritten(fewmask, tree, tiny_run, album, tmp_path):

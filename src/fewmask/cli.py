@@ -86,8 +86,10 @@ def predict(
     """
     from fewmask.predict import predict as predict_images
     from fewmask.training.run_folder import RunFolder
+    from fewmask.training.signals import stop_on_signals
 
-    written = predict_images(RunFolder.open(run), images, out, device=device, probs=save_probs)
+    with stop_on_signals():
+        written = predict_images(RunFolder.open(run), images, out, device=device, probs=save_probs)
     print(f"{len(written)} masks in {out / 'masks'}, overlays in {out / 'overlays'}")
     _next(f"fewmask evaluate {run} DATA_WITH_MASKS --json")
 
@@ -113,8 +115,10 @@ def evaluate(
     """
     from fewmask.predict import evaluate as evaluate_run
     from fewmask.training.run_folder import RunFolder
+    from fewmask.training.signals import stop_on_signals
 
-    metrics = evaluate_run(RunFolder.open(run), data, device=device, save_masks=save_masks)
+    with stop_on_signals():
+        metrics = evaluate_run(RunFolder.open(run), data, device=device, save_masks=save_masks)
     if json:
         _print_json(metrics)
         return
@@ -152,8 +156,7 @@ def check(
         class_name=class_name,
         class_names=class_names,
         group_pattern=group_pattern,
-        require_tags=False,
-    )
+    ).for_any_use()
     if json:
         _print_json(report.as_dict())
     else:
@@ -161,7 +164,12 @@ def check(
     if report.problems:
         raise SystemExit(10)
     if not json:
-        _next(f"fewmask tags {data} -o runs/first")
+        first = report.uses[0]
+        _next(
+            f"fewmask predict RUN {data} -o OUT"
+            if first == "predict"
+            else f"fewmask {first} {data} -o runs/first"
+        )
 
 
 @app.command(group=LOOK)
@@ -171,7 +179,7 @@ def report(run: Path, /) -> None:
     Args:
         run: A finished run.
     """
-    from fewmask.pipelines.running import read_card
+    from fewmask.pipelines.finished import read_card
     from fewmask.training.run_folder import RunFolder
 
     read_card(RunFolder.open(run))
@@ -251,17 +259,19 @@ def main(arguments: list[str] | None = None) -> NoReturn:
     except FewmaskError as error:
         _fail(error, as_json)
     except KeyboardInterrupt:
-        print("stopped; `fewmask resume RUN` goes on from the last save", file=sys.stderr)
+        print("stopped; no run was under way, and what was written so far is complete",
+              file=sys.stderr)  # fmt: skip
         raise SystemExit(75) from None
     except MemoryError:
-        _fail(_out_of_memory("more memory than there is"), as_json)
+        _fail(_too_little("more memory than there is"), as_json)
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(0) from None
-    except (RuntimeError, OSError) as error:
-        if not _is_resource_error(error):
+    except Exception as error:
+        found = _shortage(error)
+        if not found:
             raise
-        _fail(_out_of_memory(str(error).splitlines()[0]), as_json)
+        _fail(_too_little(found), as_json)
     raise SystemExit(0)
 
 
@@ -273,12 +283,25 @@ def _fail(error: FewmaskError, as_json: bool) -> NoReturn:
     raise SystemExit(error.exit_code)
 
 
-def _is_resource_error(error: Exception) -> bool:
-    text = str(error).lower()
-    return isinstance(error, OSError) or "out of memory" in text or "not enough memory" in text
+SHORTAGES = (
+    "out of memory",  # CUDA
+    "not enough memory",  # torch on Windows
+    "can't allocate memory",  # torch on Linux
+    "insufficient memory",  # OpenCV
+    "exited unexpectedly",  # a loader process that the system has killed
+    "is killed by signal",
+)
 
 
-def _out_of_memory(found: str) -> FewmaskError:
+def _shortage(error: Exception) -> str:
+    """The line of an error's text that tells what the machine lacks; empty for other errors."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    if isinstance(error, OSError):
+        return lines[0]
+    return next((line for line in lines if any(s in line.lower() for s in SHORTAGES)), "")
+
+
+def _too_little(found: str) -> FewmaskError:
     from fewmask.errors import ResourceError
 
     return ResourceError.of(
@@ -286,7 +309,8 @@ def _out_of_memory(found: str) -> FewmaskError:
         where="this machine",
         found=found,
         expected="enough memory and a readable, writable disk",
-        fix="a smaller --image-size or batch size, or more space; finished stages are kept",
+        fix="a smaller --image-size or batch size, fewer --workers, or more space; finished stages "
+        "are kept",
     )
 
 

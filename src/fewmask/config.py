@@ -10,7 +10,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, get_type_hints
 
 import yaml
 from pydantic import (
@@ -19,7 +19,6 @@ from pydantic import (
     Field,
     ValidationError,
     create_model,
-    model_validator,
 )
 from pydantic.fields import FieldInfo
 
@@ -44,7 +43,7 @@ class Settings(BaseModel):
     """Side in px to which images are resized for training and prediction; at least 32."""
     seen_from_above: bool = True
     """Images have no up and down (aerial, microscope): train with all mirror images and turns.
-    False: left-right mirror images and small rotations only."""
+    False: left-right mirror images and small rotations only, in prediction too."""
     seed: int = 0
     """Seed of everything that is learned or drawn."""
     split_seed: int = 0
@@ -75,21 +74,25 @@ class Settings(BaseModel):
     save_probs: bool = False
     """Also keep each image's class probabilities, RUN/probs/*.npy, float16 (K + 1, H, W)."""
     encoder: str = "tf_efficientnet_lite0"
-    """timm's name of the encoder, or vgg16, of classifier and segmenter; or a file of weights."""
+    """timm's name of the encoder, or vgg16, of classifier and segmenter; or a file of weights for
+    the preset's encoder."""
     encoder_weights: str = "packaged"
-    """packaged (ImageNet weights of EfficientNet-Lite0, offline), imagenet (fetched on first use,
-    vgg16 only), none, or a file."""
+    """packaged (ImageNet weights, offline; tf_efficientnet_lite0 only), imagenet (fetched on first
+    use; vgg16 only), none, or a file."""
 
     segment_architecture: Literal[
         "unet", "unetplusplus", "fpn", "deeplabv3plus", "segformer", "upernet", "classic_unet"
     ] = "unet"
     """All but classic_unet (64 … 1024 channels) stand on `encoder`."""
     segment_decoder_width: int = Field(32, ge=0)
-    """Channels of the decoder's middle level (unet, unetplusplus); 0 = the library's own."""
+    """Channels of the decoder's middle level, of unet and unetplusplus; 0, and all others: the
+    library's own."""
     segment_epochs: int = Field(8, ge=1)
     """Passes over the training images, in each round."""
-    segment_batch_size: int = Field(16, ge=1)
-    """Images a step."""
+    segment_min_steps: int = Field(0, ge=0)
+    """No fewer optimiser steps than this: a small folder gets more passes."""
+    segment_batch_size: int = Field(16, ge=2)
+    """Images a step; at least 2, for batch normalisation."""
     segment_learning_rate: float = Field(1e-3, gt=0)
     """Highest rate of the schedule."""
     segment_optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
@@ -104,7 +107,7 @@ class Settings(BaseModel):
     """The result is this moving average of the weights; 0 = the last weights."""
     segment_zoom: float = Field(0.25, ge=0, lt=1)
     """Largest relative change of scale in training."""
-    segment_rotation_degrees: float = 180.0
+    segment_rotation_degrees: float = Field(180.0, ge=0, le=180)
     """Largest rotation in training."""
     segment_colour: float = Field(0.2, ge=0, le=1)
     """Strength of colour changes in training."""
@@ -112,25 +115,13 @@ class Settings(BaseModel):
     """Probability of shrinking and enlarging an image in training."""
     segment_encoder_rate: float = Field(0.3, ge=0)
     """The encoder's learning rate as a fraction of the decoder's."""
-    segment_start: Literal["encoder", "tags"] = "encoder"
-    """Whether the segmenter's encoder starts from `encoder_weights` or from the tag classifier."""
     predict_views: Literal["single", "mirror", "dihedral"] = "mirror"
-    """Average predictions over no, the mirrored, or all eight mirrored and turned views."""
-    predict_refine: Literal["none", "colour_model", "random_walker", "superpixel_vote"] = "none"
+    """Average predictions over no, the mirrored, or all eight mirrored and turned views. With
+    `seen_from_above` false, dihedral becomes mirror unless asked for by name."""
+    predict_refine: Literal[
+        "none", "colour_model", "random_walker", "superpixel_vote", "pixel_adaptive"
+    ] = "none"
     """Refinement of a predicted mask on the image's own pixels."""
-    controls_masks: tuple[Annotated[int, Field(ge=1)], ...] = (10,)
-    """Train the same segmenter on so many true masks, as a control; needs masks."""
-    controls_full: bool = True
-    """Train the same segmenter on all true masks of the training part, as the reference."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _encoder_may_be_a_file(cls, values: Any) -> Any:
-        encoder = values.get("encoder") if isinstance(values, dict) else None
-        if isinstance(encoder, str) and encoder.endswith((".safetensors", ".pth", ".pt")):
-            rest = {name: value for name, value in values.items() if name != "encoder"}
-            return {**rest, "encoder_weights": encoder}
-        return values
 
     def replaced(self, **changes: Any) -> Self:
         """A validated copy with some fields changed."""
@@ -150,6 +141,10 @@ def resolve(
 ) -> S:
     """Settings from a preset, then a YAML file, then explicit values (``None`` = not given).
 
+    An ``encoder`` that is a file gives the weights; the encoder's name stays that of the layer
+    below. Images that are not seen from above are not turned either, unless the file or an explicit
+    value says so.
+
     Raises:
         UsageError: unknown preset or setting (with the nearest name), or a value out of range; all
             of them at once.
@@ -163,12 +158,24 @@ def resolve(
             fix=_did_you_mean(preset, presets) or f"--preset {next(iter(presets))}",
         )
     given = {name: value for name, value in (overrides or {}).items() if value is not None}
-    values = {**presets[preset], **(read_yaml(file) if file else {}), **given}
+    asked = {**_weights_apart(read_yaml(file) if file else {}), **_weights_apart(given)}
     try:
-        return schema.model_validate(values)
+        settings = schema.model_validate({**presets[preset], **asked})
+        if settings.seen_from_above:
+            return settings
+        turned = [name for name, value in settings if value == "dihedral" and name not in asked]
+        return settings.replaced(**dict.fromkeys(turned, "mirror"))
     except ValidationError as error:
         where = str(file) if file else "settings"
         raise UsageError(*_problems(error, schema, where)) from None
+
+
+def _weights_apart(values: Mapping[str, Any]) -> dict[str, Any]:
+    encoder = values.get("encoder")
+    if isinstance(encoder, str) and encoder.endswith((".safetensors", ".pth", ".pt")):
+        rest = {name: value for name, value in values.items() if name != "encoder"}
+        return {**rest, "encoder_weights": encoder}
+    return dict(values)
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -201,9 +208,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 
 def optional_fields(schema: type[Settings]) -> type[BaseModel]:
-    """The same fields, each ``None`` unless given: what a command line or a form hands in."""
+    """The same fields, each ``None`` unless given: what a command line or a form hands in.
+
+    Types without bounds: these are for :func:`resolve` to check.
+    """
+    types = get_type_hints(schema)
     fields: dict[str, Any] = {
-        name: (field.annotation | None, FieldInfo(default=None, description=_help(field)))  # type: ignore[operator]
+        name: (types[name] | None, FieldInfo(default=None, description=_help(field)))
         for name, field in schema.model_fields.items()
     }
     return create_model(f"{schema.__name__}Flags", __doc__=schema.__doc__, **fields)

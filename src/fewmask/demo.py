@@ -76,7 +76,9 @@ SETTINGS = {
     "class_name": "scar",
     "image_size": 96,
     "classify_epochs": 6,
+    "classify_min_steps": 0,
     "translate_steps": 300,
     "segment_epochs": 8,
+    "segment_min_steps": 0,
     "segment_decoder_width": 32,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,14 +10,17 @@ from typing import Any
 import numpy as np
 
 from fewmask.data.content import digest_of
+from fewmask.data.copies import Album, fingerprint
 from fewmask.data.files import list_images
 from fewmask.data.folder import DataFolder, open_folder, read_target
+from fewmask.data.transforms import resize_image
 from fewmask.errors import DataError, LeakError, Problem, UsageError
 from fewmask.io.images import read_image, write_image, write_mask
 from fewmask.metrics.confusion import confusion_matrix, summarise
-from fewmask.pipelines.running import predictor_of_run, read_card
+from fewmask.pipelines.finished import predictor_of_run, read_card
 from fewmask.report.figures import overlay
 from fewmask.training.device import choose_device
+from fewmask.training.progress import Progress
 from fewmask.training.run_folder import RunFolder, refuse_inside
 from fewmask.training.segmenting import save_probs
 
@@ -29,7 +33,8 @@ def predict(
     Args:
         run: A finished run.
         images: An image, or a folder (searched through its sub-folders) of images.
-        out: New or empty folder outside ``images``.
+        out: New or empty folder, neither inside ``images`` (or the folder of a single image, unless
+            that is the working folder) nor inside the run's data.
         device: See ``--device``.
         probs: Also write ``OUT/probs/<name>.npy``, float16 (K + 1, H, W).
 
@@ -38,38 +43,39 @@ def predict(
 
     Raises:
         DataError: images that cannot be read (all of them at once, after the others are done).
+            Also an ``out`` inside a data folder.
         UsageError: no images, or ``out`` holds something already.
     """
     predictor = predictor_of_run(run, choose_device(device))
     found = images_below(images)
     RunFolder.require_free(out)
-    if images.is_dir():
-        refuse_inside(out, images)
+    _refuse_in_data(out, run, images)
     written: list[Path] = []
     problems: list[Problem] = []
-    for name, path in found.items():
-        try:
-            image = read_image(path)
-        except DataError as error:
-            problems += error.problems
-            continue
-        scores = predictor.probs(image)
-        mask = predictor.mask_of_probs(image, scores)
-        target = out / "masks" / f"{name}.png"
-        for folder in ("masks", "overlays"):
-            (out / folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write_mask(target, mask)
-        write_image(out / "overlays" / f"{name}.png", overlay(image, mask))
-        if probs:
-            save_probs(out / "probs" / f"{name}.npy", scores)
-        written.append(target)
+    with Progress("predict", len(found), 0, "image") as progress:
+        for name, path in progress.over(found.items()):
+            try:
+                image = read_image(path)
+            except DataError as error:
+                problems += error.problems
+                continue
+            scores = predictor.probs(image)
+            mask = predictor.mask_of_probs(image, scores)
+            target = out / "masks" / f"{name}.png"
+            for folder in ("masks", "overlays"):
+                (out / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            write_mask(target, mask)
+            write_image(out / "overlays" / f"{name}.png", overlay(image, mask))
+            if probs:
+                save_probs(out / "probs" / f"{name}.npy", scores)
+            written.append(target)
     if problems:
         raise DataError(*problems)
     return written
 
 
 def images_below(path: Path) -> dict[str, Path]:
-    """Images by name: the path below the folder without suffix. A folder ``masks`` is left out.
+    """Images by name: the path below the folder without suffix; ``masks/`` is left out.
 
     Raises:
         UsageError: nothing there.
@@ -88,7 +94,7 @@ def images_below(path: Path) -> dict[str, Path]:
     listing = list_images(path)
     if listing.problems:
         raise DataError(*listing.problems)
-    found = {n: p for n, p in listing.files.items() if Path(n).parts[0] != "masks"}
+    found = {name: p for name, p in listing.files.items() if not name.startswith("masks/")}
     if not found:
         raise UsageError.of(
             "IMAGES-MISSING",
@@ -106,49 +112,52 @@ def evaluate(
     """Measure a finished run on a folder with masks.
 
     On the run's own data folder only its test part is measured. On other data, images that the run
-    was trained on (also as copies in another format) are a leak.
+    was trained on are a leak, also as copies in another format, mirrored, turned by quarters,
+    resized or compressed anew (see :mod:`fewmask.data.copies`).
 
     Returns:
         Metrics by the names of ``docs/metrics.md``, with ``n`` and ``n_groups``.
 
     Raises:
         LeakError: training images among those to be measured; all of them are named.
-        DataError: no masks, or unreadable files.
+        DataError: no masks, unreadable files, or ``save_masks`` inside a data folder.
     """
     card = read_card(run)
     predictor = predictor_of_run(run, choose_device(device))
     data = _open_like(run, root, card["class_names"])
-    parts = training_digests(run)
+    known = KnownImages(run)
     own = root.resolve() == Path(str(run.record["data"]))
     matrices, groups, leaks = [], [], []
     if save_masks is not None:
         RunFolder.require_free(save_masks)
-        refuse_inside(save_masks, root, "--save-masks")
-    for sample in data.samples:
-        image = read_image(sample.image_path)
-        part = parts.get(digest_of(image))
-        if part in {"train", "val"}:
-            if not own:
-                leaks.append(
-                    Problem(
-                        "LEAK",
-                        sample.id,
-                        f"an image of the run's {part} part",
-                        "images that the run has not seen",
-                        "evaluate on other images, or on the run's own data folder (its test part)",
+        _refuse_in_data(save_masks, run, root, "--save-masks")
+    with Progress("evaluate", len(data.samples), 0, "image") as progress:
+        for sample in progress.over(data.samples):
+            image = read_image(sample.image_path)
+            learned = known.learned(image)
+            if learned:
+                if not own:
+                    leaks.append(
+                        Problem(
+                            "LEAK",
+                            sample.id,
+                            learned,
+                            "images that the run has not seen",
+                            "evaluate on other images, or on the run's own data folder "
+                            "(its test part)",
+                        )
                     )
-                )
-            continue
-        target = read_target(sample, data)
-        if target is None or leaks:
-            continue
-        mask = predictor.mask_of_probs(image, predictor.probs(image))
-        matrices.append(confusion_matrix(target, mask, len(card["class_names"]) + 1))
-        groups.append(sample.group)
-        if save_masks is not None:
-            path = save_masks / f"{sample.id}.png"
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_mask(path, mask)
+                continue
+            target = read_target(sample, data)
+            if target is None or leaks:
+                continue
+            mask = predictor.mask_of_probs(image, predictor.probs(image))
+            matrices.append(confusion_matrix(target, mask, len(card["class_names"]) + 1))
+            groups.append(sample.group)
+            if save_masks is not None:
+                path = save_masks / f"{sample.id}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                write_mask(path, mask)
     if leaks:
         raise LeakError(*leaks)
     if not matrices:
@@ -162,20 +171,48 @@ def evaluate(
     return dict(summarise(np.stack(matrices), card["class_names"], groups=groups))
 
 
-def training_digests(run: RunFolder) -> dict[str, str]:
-    """SHA-256 of the pixels of each image of the run's data, to its part of the first fold."""
-    found = {}
-    for path in sorted(run.path.glob("**/*-split/split.csv"))[:1]:
-        lines = path.read_text(encoding="utf-8").splitlines()
-        for record in _records(lines):
-            found[record["sha256"]] = record["part"]
-    return found
+class KnownImages:
+    """The images of a run's data, with their parts of the first fold.
+
+    Args:
+        run: The run; of one that was moved without its stages nothing is known.
+    """
+
+    def __init__(self, run: RunFolder) -> None:
+        records: list[dict[str, str]] = []
+        for path in sorted(run.path.glob("**/*-split/split.csv"))[:1]:
+            with path.open(encoding="utf-8", newline="") as stream:
+                records = list(csv.DictReader(stream))
+        self._record_of = {record["sha256"]: record for record in records}
+        self._learned: list[dict[str, str]] = []
+        for path in sorted(run.path.glob("*-prepare/images.npy")):
+            images = np.load(path, mmap_mode="r")
+            self._side = images.shape[1]
+            rows = [row for row, record in enumerate(records) if record["part"] != "test"]
+            self._learned = [records[row] for row in rows]
+            if rows:
+                self._album = Album([fingerprint(images[row]) for row in rows])
+
+    def learned(self, image: np.ndarray) -> str:
+        """What of the training or validation part an image is, in words; empty if it is not."""
+        record = self._record_of.get(digest_of(image))
+        if record:
+            part = record["part"]
+            return f"an image of the run's {part} part" if part != "test" else ""
+        if self._learned:
+            small = resize_image(image, self._side, self._side)
+            for row in self._album.copies_of(fingerprint(small)):
+                record = self._learned[row]
+                return f"a copy of {record['id']} of the run's {record['part']} part, changed"
+        return ""
 
 
-def _records(lines: Sequence[str]) -> list[dict[str, str]]:
-    import csv
-
-    return list(csv.DictReader(lines))
+def _refuse_in_data(out: Path, run: RunFolder, images: Path, what: str = "-o") -> None:
+    """Keep data read-only: neither the images' folder nor the run's data may hold the output."""
+    refuse_inside(out, Path(str(run.record["data"])), what)
+    folder = images if images.is_dir() else images.parent
+    if images.is_dir() or folder.resolve() != Path.cwd():
+        refuse_inside(out, folder, what)
 
 
 def _open_like(run: RunFolder, root: Path, class_names: Sequence[str]) -> DataFolder:

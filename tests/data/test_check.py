@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -194,6 +195,43 @@ def test_peculiarities_are_notes(good, save, mask_of):
 def test_ids_in_some_masks_and_255_in_others_is_noted(good, save, mask_of):
     save("masks/df0.png", mask_of(0, 1))
     assert note_codes(good) == {"MASK-MIXED", "MASK-EMPTY"}
+
+
+def test_a_changed_copy_is_a_note_that_names_both_files(good, save):
+    draw = np.random.default_rng(7)
+    scene = np.kron(draw.integers(0, 256, (8, 10, 3)), np.ones((8, 8, 1))).astype(np.uint8)
+    save("positive/scene.png", scene)
+    save("negative/turned.jpg", np.rot90(scene), quality=70)
+    save("positive/same.tif", scene)
+    report = check_folder(good)
+    assert [problem.code for problem in report.problems] == ["DUPLICATE"]
+    (note,) = (note for note in report.notes if note.code == "DUPLICATE-NEAR")
+    assert note.found.endswith("under different tags: negative/turned, positive/same")
+
+
+def test_the_report_says_which_commands_can_use_the_folder(good, save, mask_of):
+    def uses(code=None):
+        report = check_folder(good).for_any_use()
+        assert {problem.code for problem in report.problems} == ({code} if code else set())
+        assert "The folder can be used for: " in report.text()
+        assert report.as_dict()["uses"] == report.uses
+        return report.uses
+
+    assert uses() == ("tags", "train", "predict")
+    shutil.copy(good / "positive/df0.png", good / "positive/again.png")
+    assert uses("DUPLICATE") == ("tags", "train", "predict")
+    (good / "positive/again.png").unlink()
+    shutil.rmtree(good / "negative")
+    assert uses("TAGS-ONE-KIND") == ("train", "predict")
+    (good / "masks/df0.png").write_bytes(b"")
+    assert check_folder(good).uses == ()
+    shutil.rmtree(good / "masks")
+    assert uses("TAGS-ONE-KIND") == ("predict",)
+    (good / "positive").rename(good / "images")
+    assert uses() == ("predict",)
+    save("masks/df0.png", mask_of(0, 1))
+    assert uses() == ("train", "predict")
+    assert "TAGS-MISSING" in {note.code for note in check_folder(good).for_any_use().notes}
 
 
 def test_structural_problems_do_not_hide_damaged_files(good):

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from fewmask.data.folder import open_folder, read_target
-from fewmask.data.scan import is_negative
+from fewmask.data.roles import is_negative
+from fewmask.data.scan import scan_folder
 from fewmask.errors import DataError, FewmaskError, SecurityError, UsageError
 
 
@@ -69,11 +70,94 @@ def test_a_mask_of_another_size_is_never_resized(good, save, mask_of):
 
 
 @pytest.mark.parametrize("name", ["negative", "Negatives", "BACKGROUND", "none", "no", "clean",
-                                  "no_slide", "non_x", "Not_y"])  # fmt: skip
+                                  "no_slide", "non_x", "Not_y", "non-slide", "No-slide",
+                                  "not slide", "Non Slide"])  # fmt: skip
 def test_folders_that_say_no_are_negatives(save, tmp_path, name):
     save("slide/a.png"), save(f"{name}/b.png")
     assert is_negative(name)
     assert open_folder(tmp_path).class_names == ("slide",)
+
+
+def bijie(save, mask_of):
+    """The published layout: layers inside each class, the same file names in all of them."""
+    for number in range(3):
+        for layer in ("image", "dem"):
+            save(f"landslide/{layer}/df{number}.png")
+            save(f"non-landslide/{layer}/df{number}.png")
+        save(f"landslide/mask/df{number}.png", mask_of(0, 255))
+
+
+def test_layers_inside_the_class_folders_are_images_masks_or_left_out(save, mask_of, tmp_path):
+    bijie(save, mask_of)
+    folder = open_folder(tmp_path)
+    assert (folder.layout, folder.class_names) == ("folders", ("landslide",))
+    assert {sample.id: sample.tags for sample in folder.samples} == {
+        **{f"landslide/image/df{n}": ("landslide",) for n in range(3)},
+        **{f"non-landslide/image/df{n}": () for n in range(3)},
+    }
+    samples = by_id(folder)
+    assert samples["landslide/image/df1"].mask_path == tmp_path / "landslide/mask/df1.png"
+    assert samples["non-landslide/image/df1"].mask_path is None
+    assert read_target(samples["non-landslide/image/df1"], folder).max() == 0
+    (note,) = (note for note in scan_folder(tmp_path).notes if note.code == "FOLDER-SKIPPED")
+    assert "landslide/dem, non-landslide/dem" in note.found
+
+
+def test_one_class_of_that_layout_is_images_with_masks(save, mask_of, tmp_path):
+    bijie(save, mask_of)
+    scan = scan_folder(tmp_path / "landslide", require_tags=False)
+    assert [sample.id for sample in scan.folder.samples] == [f"image/df{n}" for n in range(3)]
+    assert all(sample.mask_path for sample in scan.folder.samples)
+    assert [note.found for note in scan.notes if note.code == "FOLDER-SKIPPED"] == [
+        "1 folders that are not read: dem"
+    ]
+
+
+@pytest.mark.parametrize("name", ["mask", "Masks", "label", "labels", "gt", "Ground_Truth"])
+def test_folders_of_masks_are_known_by_their_names(save, mask_of, tmp_path, name):
+    for place in ("slide", "negative"):
+        for number in range(2):
+            save(f"{place}/{place}{number}.png")
+    save(f"{name}/slide0.png", mask_of(0, 1))
+    save(f"slide/{name}/slide1.png", mask_of(0, 1))
+    folder = open_folder(tmp_path)
+    assert folder.class_names == ("slide",)
+    assert [s.id for s in folder.samples if s.mask_path] == ["slide/slide0", "slide/slide1"]
+    assert len(folder.samples) == 4
+
+
+def test_a_folder_beside_images_that_is_not_read_is_named(save, mask_of, tmp_path):
+    save("images/a.png"), save("gt/a.png", mask_of(0, 1)), save("scribbles/a.png")
+    scan = scan_folder(tmp_path, require_tags=False)
+    assert [sample.mask_path for sample in scan.folder.samples] == [tmp_path / "gt/a.png"]
+    assert [(n.code, n.where) for n in scan.notes if n.code.startswith("FOLDER")] == [
+        ("FOLDER-SKIPPED", str(tmp_path / "scribbles"))
+    ]
+
+
+def test_two_masks_of_one_image_are_refused(save, mask_of, tmp_path):
+    save("slide/a.png"), save("negative/b.png")
+    save("masks/slide/a.png", mask_of(0, 1)), save("slide/gt/a.png", mask_of(0, 1))
+    assert codes(tmp_path) == {"MASK-TWICE"}
+
+
+def test_suffixes_count_in_any_case_and_hidden_or_foreign_files_do_not(good, save, mask_of):
+    save("positive/x.png").rename(good / "positive/a.JPG")
+    save("negative/x.tif").rename(good / "negative/b.TIF")
+    save("masks/x.png", mask_of(0, 255)).rename(good / "masks/a.PNG")
+    for name in ("positive/.DS_Store", "positive/._df0.png", "masks/._df0.png", ".DS_Store",
+                 ".cache/x.png", "positive/Thumbs.db", "Thumbs.db"):  # fmt: skip
+        (good / name).parent.mkdir(exist_ok=True)
+        (good / name).write_bytes(b"no image")
+    scan = scan_folder(good)
+    samples = by_id(scan.folder)
+    assert scan.problems == []
+    assert len(samples) == 14
+    assert samples["positive/a"].mask_path == good / "masks/a.PNG"
+    assert samples["negative/b"].tags == ()
+    skipped = [note.found for note in scan.notes if note.code == "FILE-SKIPPED"]
+    assert all("Thumbs.db" in found and "DS_Store" not in found for found in skipped)
+    assert len(skipped) == 1
 
 
 def test_masks_may_be_sorted_by_class(save, mask_of, tmp_path):

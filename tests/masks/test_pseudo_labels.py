@@ -1,94 +1,100 @@
+"""Scores to targets and masks: hand-made cases."""
+
 import numpy as np
-import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from fewmask.errors import DataError, UsageError
-from fewmask.masks.pseudo_labels import combine_classes, from_refined, pseudo_mask
+from fewmask.masks.pseudo_labels import class_ids, pseudo_target, refine_classes
 
-maps = hnp.arrays(np.float32, (5, 6), elements=st.floats(0, 1, width=32))
-unit = st.floats(0, 1)
+GREY = np.full((6, 6, 3), 128, np.uint8)
+HERE = np.ones(1, bool)
 
 
-def test_two_thresholds_leave_the_band_between_them_undecided():
-    score = np.array([[0.0, 0.3, 0.31, 0.6, 0.61, 1.0]])
-    label = pseudo_mask(score, low=0.3, high=0.6)
-    assert label.dtype == np.uint8
-    assert label.tolist() == [[0, 0, 255, 255, 1, 1]]
+def block(value: float = 1.0) -> np.ndarray:
+    score = np.zeros((6, 6), np.float32)
+    score[1:4, 1:4] = value
+    return score
 
 
-def test_equal_thresholds_decide_every_pixel():
-    score = np.linspace(0, 1, 11)[None]
-    assert 255 not in pseudo_mask(score, low=0.5, high=0.5)
+def test_target_is_the_cut_score_where_nothing_is_refined():
+    target = pseudo_target(GREY, block()[None], HERE, method="none", cuts=[0.5])
+    assert target.dtype == np.uint8
+    assert np.array_equal(target, (block() > 0.5).astype(np.uint8))
 
 
-@settings(max_examples=40, deadline=None)
-@given(maps, unit, unit, unit)
-def test_labels_only_shrink_as_their_threshold_moves_away(score, a, b, c):
-    low, middle, high = sorted((a, b, c))
-    tight = pseudo_mask(score, low=low, high=high)
-    assert set(np.argwhere(tight == 1).ravel()) <= set(
-        np.argwhere(pseudo_mask(score, low=low, high=middle) == 1).ravel()
-    )
-    looser_high = pseudo_mask(score, low=low, high=middle)
-    looser_low = pseudo_mask(score, low=middle, high=high)
-    assert ((tight == 1) <= (looser_high == 1)).all()
-    assert ((tight == 0) <= (looser_low == 0)).all()
+def test_band_around_the_outline_is_ignored_and_the_core_is_kept():
+    target = pseudo_target(GREY, block()[None], HERE, method="none", cuts=[0.5], band_px=1)
+    assert target[2, 2] == 1
+    assert target[0, 0] == 255  # one pixel from the mask's corner
+    assert target[5, 5] == 0
 
 
-def test_the_strongest_sure_class_wins_and_a_tie_is_undecided():
-    scores = np.array(
-        [
-            [[0.9, 0.10, 0.4, 0.7, 0.70]],
-            [[0.2, 0.95, 0.5, 0.7, 0.65]],
-        ]
-    )
-    assert combine_classes(scores, low=0.3, high=0.6).tolist() == [[1, 2, 255, 255, 1]]
-    assert combine_classes(scores, low=0.3, high=0.6, margin=0.1).tolist() == [
-        [1, 2, 255, 255, 255]
-    ]
+def test_scores_near_the_cut_are_ignored():
+    score = block()
+    score[5, 5] = 0.45
+    target = pseudo_target(GREY, score[None], HERE, method="none", cuts=[0.5], band=0.1)
+    assert target[5, 5] == 255
+    assert (target == 255).sum() == 1
 
 
-@settings(max_examples=30, deadline=None)
-@given(maps, unit, unit)
-def test_one_class_combines_to_its_own_pseudo_mask(score, a, b):
-    low, high = sorted((a, b))
-    combined = combine_classes(score[None], low=low, high=high)
-    assert (combined == pseudo_mask(score, low=low, high=high)).all()
+def test_a_class_that_is_there_but_not_found_leaves_no_certain_background():
+    target = pseudo_target(GREY, block(0.4)[None], HERE, method="none", cuts=[0.5])
+    assert (target == 255).all()
 
 
-def test_no_class_is_background():
-    assert not combine_classes(np.zeros((3, 4, 4)), low=0.2, high=0.5).any()
+def test_an_absent_class_leaves_certain_background():
+    target = pseudo_target(GREY, block()[None], ~HERE, method="none", cuts=[0.5])
+    assert (target == 0).all()
 
 
-def test_a_refined_mask_is_undecided_where_it_contradicts_the_evidence():
-    mask = np.array([[True, True, False, False, True]])
-    score = np.array([[0.9, 0.1, 0.1, 0.9, 0.4]])
-    assert from_refined(mask, score, low=0.2, high=0.8).tolist() == [[1, 255, 0, 255, 1]]
+def test_a_class_that_is_there_without_any_evidence_is_not_trained_as_background():
+    nothing = np.zeros((1, 6, 6), np.float32)
+    target = pseudo_target(GREY, nothing, HERE, method="none", cuts=[0.5])
+    assert (target == 255).all()
 
 
-def test_the_band_covers_both_sides_of_the_outline_and_not_the_frame():
-    mask = np.zeros((1, 9), bool)
-    mask[0, 5:] = True
-    agreed = mask.astype(np.float32)
-    label = from_refined(mask, agreed, low=0.2, high=0.8, band_px=2)
-    assert label.tolist() == [[0, 0, 0, 255, 255, 255, 255, 1, 1]]
+def test_an_image_on_which_a_class_was_lost_keeps_its_target_of_the_round_before():
+    before = (block() > 0.5).astype(np.uint8)
+    lost, found = block(0.4)[None], block(0.9)[None]
+    settings = {"method": "none", "cuts": [0.5], "before": before * 7}
+    assert np.array_equal(pseudo_target(GREY, lost, HERE, **settings), before * 7)
+    assert np.array_equal(pseudo_target(GREY, found, HERE, **settings), before)
 
 
-def test_the_bands_of_a_stack_do_not_mix():
-    masks = np.stack([np.zeros((4, 4), bool), np.ones((4, 4), bool)])
-    label = from_refined(masks, masks.astype(np.float32), low=0.2, high=0.8, band_px=1)
-    assert (label == masks).all()
+def test_each_class_has_its_own_cut():
+    scores = np.stack([block(0.6), np.roll(block(0.6), 2, axis=1)])
+    target = pseudo_target(GREY, scores, np.ones(2, bool), method="none", cuts=[0.5, 0.7])
+    assert (target == 1).sum() == 9
+    assert not (target == 2).any()
 
 
-def test_wrong_inputs_are_refused_by_name():
-    score = np.zeros((3, 3))
-    with pytest.raises(UsageError, match="PSEUDO-THRESHOLDS"):
-        pseudo_mask(score, low=0.6, high=0.5)
-    with pytest.raises(DataError, match="PSEUDO-CLASSES"):
-        combine_classes(score, low=0.3, high=0.5)
-    with pytest.raises(DataError, match="PSEUDO-SHAPE"):
-        from_refined(np.zeros((2, 2), bool), score, low=0.3, high=0.5)
-    with pytest.raises(UsageError, match="PSEUDO-BAND"):
-        from_refined(score > 0, score, low=0.3, high=0.5, band_px=-1)
+def test_lost_class_does_not_erase_the_class_that_was_found():
+    scores = np.stack([block(), block(0.4)])
+    target = pseudo_target(GREY, scores, np.ones(2, bool), method="none", cuts=[0.5, 0.5])
+    assert (target[1:4, 1:4] == 1).all()
+    assert (target[4:] == 255).all()
+
+
+def test_the_stronger_class_wins_where_masks_meet():
+    masks = np.ones((2, 1, 3), bool)
+    scores = np.array([[[0.9, 0.2, 0.5]], [[0.1, 0.8, 0.5]]])
+    assert class_ids(masks, scores).tolist() == [[1, 2, 1]]
+
+
+def test_plain_arg_max_without_refinement():
+    probs = np.array([[[0.5, 0.2]], [[0.3, 0.3]], [[0.2, 0.5]]])
+    assert refine_classes(GREY[:1, :2], probs).tolist() == [[0, 2]]
+
+
+def test_refining_a_clear_image_recovers_its_coloured_square():
+    image = np.full((48, 48, 3), (40, 120, 40), np.uint8)
+    image[12:32, 12:32] = (170, 120, 80)
+    foreground = np.full((48, 48), 0.1, np.float32)
+    foreground[10:34, 10:34] = 0.6  # too large on every side
+    probs = np.stack([1 - foreground, foreground])
+    truth = np.zeros((48, 48), np.uint8)
+    truth[12:32, 12:32] = 1
+    refined = refine_classes(image, probs, method="colour_model")
+    union = ((refined == 1) | (truth == 1)).sum()
+    assert (
+        (refined == 1) & (truth == 1)
+    ).sum() / union > 0.8  # plain: 400 / 576; the smoothing costs one pixel all round
+    assert refine_classes(image, probs)[10:34, 10:34].all()

@@ -8,7 +8,6 @@ from fewmask.errors import DataError, NumericalError, UsageError
 from fewmask.masks.threshold import (
     THRESHOLDS,
     otsu_value,
-    otsu_value_pooled,
     threshold_map,
 )
 
@@ -50,23 +49,6 @@ def test_a_constant_map_gives_an_empty_mask(method, level):
 
 def test_otsu_of_a_constant_map_is_the_constant():
     assert otsu_value(np.full((4, 4), 0.25, np.float32)) == 0.25
-
-
-def test_pooled_otsu_of_one_map_is_its_own():
-    score = np.random.default_rng(0).random((16, 16)).astype(np.float32)
-    assert otsu_value_pooled([score]) == otsu_value(score)
-
-
-def test_pooled_otsu_weighs_pixels_not_images_and_takes_any_sizes():
-    dark, bright = np.full((2, 3), 0.1, np.float32), np.full((5, 4), 0.9, np.float32)
-    value = otsu_value_pooled([dark, bright])
-    assert 0.1 <= value < 0.9
-    assert value == otsu_value(np.concatenate([dark.ravel(), bright.ravel()])[None])
-
-
-def test_pooled_otsu_of_nothing_is_refused():
-    with pytest.raises(DataError, match="SCORE-EMPTY"):
-        otsu_value_pooled([])
 
 
 def test_manual_is_strictly_above_the_value():

@@ -6,7 +6,16 @@ import torch
 
 from fewmask.models.cyclegan import translate
 from fewmask.pipelines.tags_config import PRESETS, TagsConfig
-from fewmask.pipelines.tags_cut import crossing, filled
+from fewmask.pipelines.tags_erasure import (
+    CUTS,
+    Erasure,
+    balanced_cut,
+    crossing,
+    drawn_rows,
+    erase,
+    filled,
+    most_convincing,
+)
 from fewmask.pipelines.tags_evidence import tag_loss
 from fewmask.pipelines.tags_translation import (
     Translators,
@@ -86,6 +95,63 @@ def test_filled_hole_takes_the_colour_around_it_and_nothing_else_changes():
     assert np.abs(filled(image, hole).astype(int) - (10, 200, 30)).max() <= 1
     image[0, 0] = 77
     assert filled(image, hole)[0, 0].tolist() == [77, 77, 77]
+
+
+def bright_object():
+    """A dark image with a bright square, a classifier that sees brightness, three score maps."""
+    image = np.full((40, 40, 3), 20, np.uint8)
+    image[10:20, 10:20] = 220
+    column, row = np.meshgrid(np.arange(40), np.arange(40))
+
+    def hill(x, y):
+        return (1 - np.hypot(row - y, column - x) / 40).clip(0, 1).astype(np.float32)
+
+    def tag_prob(pixels):
+        bright = (pixels.mean(1) > 0.6).flatten(1).sum(1)
+        return (bright / 100).clamp(max=1).numpy()
+
+    return image, tag_prob, hill(14.5, 14.5), hill(20.5, 14.5), hill(30.5, 30.5)
+
+
+def test_erasing_shows_the_object_alone_and_the_image_without_it():
+    image, tag_prob, there, _, elsewhere = bright_object()
+    found = erase(image, there, tag_prob, "none")
+    assert found.area.tolist() == [(there > cut).mean() for cut in CUTS]
+    assert found.alone[CUTS.index(0.7)] == 1  # the hill above .7 holds the whole square
+    assert found.without[CUTS.index(0.7)] == 0
+    wrong = erase(image, elsewhere, tag_prob, "none")
+    assert wrong.alone[-1] == 0
+    assert wrong.without[-1] == 1
+
+
+def test_the_map_that_sits_on_the_object_is_the_more_convincing_one():
+    image, tag_prob, there, beside, elsewhere = bright_object()
+    maps = {3: elsewhere, 1: beside, 2: there}
+    curves = {name: [erase(image, score, tag_prob, "none")] for name, score in maps.items()}
+    assert most_convincing(curves) == 2
+    del curves[2]
+    assert most_convincing(curves) == 1
+    assert most_convincing({8: curves[1], 9: curves[1]}) == 8  # of equals the first
+
+
+def test_maps_are_compared_at_equal_area_not_at_equal_cut():
+    lead = np.linspace(0.9, 0.3, len(CUTS))
+    zeros = np.zeros(len(CUTS))
+    large = Erasure(np.linspace(0.9, 0.3, len(CUTS)), lead, zeros)
+    small = Erasure(large.area / 2, lead, zeros)  # as convincing with half the area
+    assert most_convincing({1: [large], 2: [small]}) == 2
+    assert balanced_cut(large) == CUTS[-1]
+
+
+def test_images_are_drawn_for_each_class_from_those_that_have_it():
+    tags = np.zeros((90, 2), bool)
+    tags[:60, 0] = True
+    tags[50:60, 1] = True
+    drawn = drawn_rows(tags, range(5, 90), 48, 0, "x")
+    assert [len(rows) for rows in drawn] == [24, 10]
+    assert all(tags[row, k] and row >= 5 for k, rows in enumerate(drawn) for row in rows)
+    assert drawn == drawn_rows(tags, range(5, 90), 48, 0, "x")
+    assert drawn != drawn_rows(tags, range(5, 90), 48, 1, "x")
 
 
 def test_paper_preset_is_the_paper():

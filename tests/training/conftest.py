@@ -52,6 +52,8 @@ def settings():
             "augment_images": 4,
             "classify_epochs": 3,
             "classify_keep": "best",
+            "cam_method": "grad_cam",
+            "cam_layer": "network.blocks.2",  # 4 x 4 px; behind the pooling, maps are constant
             "cam_views": "single",
             "segment_epochs": 2,
             "segment_batch_size": 16,

@@ -252,6 +252,17 @@ def test_parts_of_another_checkpoint_are_noticed(store):
     assert load(store)[0] == 1
 
 
+def test_what_is_loaded_is_the_file_whose_hash_was_compared(store, tmp_path):
+    save(store, 1)
+    save_weights(tmp_path / "network.safetensors", State(2).network)
+    manifest = store.folder / "step-00000001" / MANIFEST
+    elsewhere = json.dumps(str(tmp_path / "network.safetensors"))
+    manifest.write_text(manifest.read_text().replace('"network.safetensors"', elsewhere))
+    loaded = State(0)
+    store.load_latest(loaded.parts)
+    assert loaded.flat() == State(1).flat()
+
+
 def test_a_manifest_that_tells_another_step_is_noticed(store):
     path = save(store, 1, 2)[-1] / MANIFEST
     path.write_text(path.read_text().replace('"step": 2', '"step": 3'))

@@ -1,6 +1,8 @@
 """The shared training: the same with or without a kill, in parts or whole, with any workers."""
 
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -11,10 +13,11 @@ from torch.optim.swa_utils import AveragedModel
 
 from fewmask.data.loading import TrainingSet, step_loader
 from fewmask.data.transforms import Augmentation
-from fewmask.errors import CheckpointError, NumericalError
-from fewmask.training.checkpoint import CheckpointStore
+from fewmask.errors import CheckpointError, Interrupted, NumericalError
+from fewmask.training.checkpoint import CheckpointStore, load_weights, save_weights
 from fewmask.training.fit import Best, FitSettings, _optimizer, _schedule, fit, warm_ema
 from fewmask.training.loop import Loop
+from fewmask.training.signals import stop_if_asked, stop_on_signals
 
 CPU = torch.device("cpu")
 EPOCHS, PER_EPOCH = 3, 4
@@ -22,18 +25,19 @@ SETTINGS = {"epochs": EPOCHS, "batch_size": 4, "learning_rate": 0.05, "weight_de
 
 
 class Net(nn.Module):
-    """A classifier with batch norm or, for exact accumulation, without."""
+    """A classifier with batch norm or, for exact accumulation, without; dropout draws."""
 
-    def __init__(self, norm):
+    def __init__(self, norm, dropout=0.0):
         super().__init__()
         with torch.random.fork_rng():
             torch.manual_seed(0)
             self.encoder = nn.Conv2d(3, 4, 3)
             self.norm = nn.BatchNorm2d(4) if norm else nn.Identity()
+            self.dropout = nn.Dropout(dropout)
             self.head = nn.Linear(4, 2)
 
     def forward(self, image):
-        return self.head(self.norm(self.encoder(image)).relu().mean((2, 3)))
+        return self.head(self.dropout(self.norm(self.encoder(image)).relu().mean((2, 3))))
 
 
 def data():
@@ -43,10 +47,10 @@ def data():
     return TrainingSet(images, tags, range(16), Augmentation(mirror=True), seed=0, name="fit")
 
 
-def train(stage, *, norm=True, score=None, workers=0, **settings):
+def train(stage, *, norm=True, dropout=0.0, score=None, workers=0, **settings):
     return fit(
         stage,
-        Net(norm),
+        Net(norm, dropout),
         data(),
         functional.binary_cross_entropy_with_logits,
         FitSettings(**{**SETTINGS, **settings}),
@@ -99,6 +103,7 @@ PLANS = {
     "adam": {"optimizer": "adam", "schedule": "constant"},
     "ema": {"ema_decay": 0.5},
     "clipped in parts": {"max_gradient_norm": 0.1, "micro_batch_size": 3},
+    "dropout": {"dropout": 0.5},
 }
 
 
@@ -144,7 +149,9 @@ def test_the_state_of_other_settings_is_refused(run, monkeypatch):
 
 
 def test_the_result_does_not_depend_on_loader_workers(run):
-    results = [weights(train(run.stage(1, "train", f"{n}"), workers=n)) for n in (0, 1, 2)]
+    results = [
+        weights(train(run.stage(1, "train", f"{n}"), workers=n, dropout=0.5)) for n in (0, 1, 2)
+    ]
     assert results[0] == results[1] == results[2]
 
 
@@ -184,6 +191,30 @@ def test_it_trains_as_a_loop_written_out_by_hand(run):
     )
     for expected, found in zip(averages, fitted.parameters(), strict=True):
         assert torch.allclose(expected, found, atol=1e-6)
+
+
+def test_a_fitted_network_predicts_to_the_last_bit_what_its_weights_do_when_loaded(run, tmp_path):
+    fitted, loaded = train(run.stage(1, "train", "key")), Net(norm=True).eval()
+    save_weights(tmp_path / "net.safetensors", fitted)
+    load_weights(tmp_path / "net.safetensors", loaded)
+    layouts = [[p.stride() for p in network.parameters()] for network in (fitted, loaded)]
+    assert layouts[0] == layouts[1]  # other kernels, other last digits
+    image = torch.rand(4, 3, 8, 8).contiguous(memory_format=torch.channels_last)
+    assert torch.equal(fitted(image), loaded(image))
+
+
+def test_a_signal_in_the_middle_of_a_validation_costs_no_step(run):
+    stage = run.stage(1, "train", "key")
+
+    def score(_):
+        os.kill(os.getpid(), signal.SIGTERM)
+        stop_if_asked()
+        return 0.5
+
+    with pytest.raises(Interrupted), stop_on_signals():
+        train(stage, score=score)
+    kept = [path.name for path in CheckpointStore(stage.checkpoints / "steps").complete()]
+    assert kept == [f"step-{PER_EPOCH:08d}"]
 
 
 def test_a_record_for_each_step_and_a_score_for_each_validation(run, records_of):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch._subclasses import FakeTensorMode
 
 from fewmask.errors import CheckpointError
 from fewmask.training.image_pool import ImagePool
@@ -97,6 +98,17 @@ def test_a_swapped_in_image_is_copied_too():
     for batch in batches:
         batch.fill_(-1)
     assert values(pool.state_dict()["images"]) == kept
+
+
+def test_images_of_a_gpu_go_into_a_loaded_pool_and_come_back_on_the_gpu():
+    with FakeTensorMode():  # tensors that have a device and a shape, and no GPU behind them
+        pool = ImagePool(2)
+        pool.load_state_dict({"images": torch.zeros(1, 3, 2, 2)})
+        for seed in range(6):
+            query = torch.zeros(2, 3, 2, 2, device="cuda", requires_grad=True)
+            assert pool.query(query, seed=seed).device.type == "cuda"
+            assert pool.state_dict()["images"].device.type == "cpu"
+        assert len(pool) == 2
 
 
 @pytest.mark.parametrize(

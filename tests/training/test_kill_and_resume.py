@@ -14,6 +14,7 @@ import sys
 import time
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import yaml
 
@@ -46,6 +47,19 @@ def reference(smoke, settings, tmp_path_factory):
     path = tmp_path_factory.mktemp("reference") / "run"
     running.start("tags", smoke, path, settings, preset="smoke")
     return path
+
+
+def test_what_a_resume_could_lose_is_there(reference):
+    """Maps, targets and probabilities that were all zero would be the same with rows left out."""
+    evidence = reference / f"{NAMES.index('evidence') + 1}-evidence"
+    tagged = np.load(evidence / "known_tags.npy").any(1)
+    for name in ("cams", "differences"):
+        maps = np.load(evidence / f"{name}.npy")[tagged]
+        assert maps.reshape(len(maps), -1).any(1).mean() > 0.6
+    targets = np.load(reference / f"{NAMES.index('pseudo_masks') + 1}-pseudo_masks" / "targets.npy")
+    assert (targets == 1).any((1, 2)).sum() > 8
+    probs = np.load(reference / f"{NAMES.index('segment') + 1}-segment" / "probs-1.npy")
+    assert (probs[:, 1] > 0.5).any((1, 2)).sum() > 8  # the targets of round 2
 
 
 @pytest.fixture

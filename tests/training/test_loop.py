@@ -14,8 +14,9 @@ from torch import nn
 from fewmask.data.loading import TrainingSet, step_loader
 from fewmask.data.transforms import Augmentation
 from fewmask.errors import Interrupted, NumericalError, ResourceError
+from fewmask.training.inference import predict_tags
 from fewmask.training.loop import Loop
-from fewmask.training.signals import stop_on_signals, stop_requested
+from fewmask.training.signals import step_first, stop_if_asked, stop_on_signals, stop_requested
 
 
 class Line:
@@ -211,6 +212,34 @@ def test_the_second_ctrl_c_stops_at_once_and_handlers_are_put_back():
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_work_without_a_state_stops_where_it_looks_unless_a_step_must_end_first():
+    stop_if_asked()
+    with stop_on_signals():
+        os.kill(os.getpid(), signal.SIGTERM)
+        with step_first():
+            stop_if_asked()
+        with pytest.raises(KeyboardInterrupt):
+            stop_if_asked()
+    stop_if_asked()
+
+
+def test_tags_of_many_images_are_predicted_until_a_signal_comes():
+    class Classifier(nn.Module):
+        seen = 0
+
+        def forward(self, image):
+            self.seen += len(image)
+            if self.seen == 4:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return image.mean((2, 3))
+
+    network, images = Classifier(), np.zeros((10, 4, 4, 3), np.uint8)
+    options = {"exclusive": False, "device": torch.device("cpu"), "batch_size": 2}
+    with stop_on_signals(), pytest.raises(KeyboardInterrupt):
+        predict_tags(network, images, range(10), **options)
+    assert network.seen == 4
 
 
 def test_a_record_cut_short_by_a_kill_is_forgotten(stage, records_of):

@@ -15,7 +15,9 @@ import torch
 
 from fewmask.config import Settings
 from fewmask.errors import DataError, Interrupted, ResourceError, UsageError
+from fewmask.training.loop import Loop
 from fewmask.training.run_folder import DONE, RunFolder, find_runs, refuse_inside
+from fewmask.training.signals import stop_on_signals
 from fewmask.training.workspace import (
     StageSpec,
     Workspace,
@@ -256,6 +258,7 @@ class Fake(Settings):
     """Settings of three stages: b reads a; c reads neither and borrows b's settings."""
 
     a_rate: int = 1
+    b_file: Path | None = None
     b_rate: int = 1
     c_rate: int = 1
     other: int = 1
@@ -311,6 +314,74 @@ def test_a_stage_whose_file_was_altered_is_made_again_alone(made, run):
     (run.path / "1-a" / "result").write_text("altered")
     assert made() == "a"
     assert made() == ""
+
+
+def test_a_file_that_a_setting_names_counts_by_its_content_wherever_it_lies(made, tmp_path):
+    file = tmp_path / "rejected.txt"
+    file.write_text("one")
+    assert made(b_file=file) == "abc"
+    assert made(b_file=file.rename(tmp_path / "moved.txt")) == ""
+    (tmp_path / "moved.txt").write_text("two")
+    assert made(b_file=tmp_path / "moved.txt") == "bc"
+
+
+def test_other_weights_in_the_file_of_the_encoder_make_all_that_reads_it_again(made, tmp_path):
+    file = tmp_path / "weights.safetensors"
+    file.write_bytes(b"one")
+    assert made(encoder_weights=str(file)) == "abc"
+    assert made(encoder_weights=str(file)) == ""
+    file.write_bytes(b"two")
+    assert made(encoder_weights=str(file)) == "abc"
+
+
+def test_a_file_that_has_gone_is_named_before_any_stage_is_touched(made, run, tmp_path):
+    made()
+    with pytest.raises(UsageError, match=r"FILE-MISSING b_file: .*gone\.txt"):
+        made(b_file=tmp_path / "gone.txt")
+    assert made() == ""
+
+
+def test_the_time_of_a_stage_is_that_of_all_processes_that_worked_on_it(run, in_child, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr("time.monotonic", lambda: now[0])
+
+    def killed(stage):
+        for step in Loop(stage, 4, seed=0, state={}, save_every_steps=1):
+            now[0] += 10  # saved after 10 and 20 s, killed after 30: the last 10 are lost
+            if step == 2:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    def stopped(stage):
+        now[0] += 300
+        raise Interrupted.of("I", where="", found="", expected="", fix="")
+
+    def finishes(stage):
+        now[0] += 4000
+
+    def work_on(function):
+        now[0] += 50000  # between two processes
+        work = Workspace(run, Fake(), SimpleNamespace(samples=[]), torch.device("cpu"))
+        run_stages(work, [StageSpec("a", lambda _, stage: function(stage))], ["a"])
+        return work.stages["a"].facts["seconds"]
+
+    assert in_child(lambda: work_on(killed)) == -signal.SIGKILL
+    assert in_child(lambda: work_on(stopped)) == 75
+    assert work_on(finishes) == 4320
+    assert work_on(finishes) == 4320  # kept
+
+
+def test_a_signal_is_obeyed_between_two_stages(run):
+    ran = []
+    specs = [
+        StageSpec("a", lambda *_: ran.append("a") or os.kill(os.getpid(), signal.SIGTERM)),
+        StageSpec("b", lambda *_: ran.append("b")),
+    ]
+    work = Workspace(run, Fake(), SimpleNamespace(samples=[]), torch.device("cpu"))
+    with pytest.raises(KeyboardInterrupt), stop_on_signals():
+        run_stages(work, specs, ["a", "b"])
+    assert ran == ["a"]
+    run_stages(work, specs[1:], ["b"])
+    assert ran == ["a", "b"]
 
 
 def test_a_stage_of_another_fold_is_another_stage(run):

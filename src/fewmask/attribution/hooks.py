@@ -2,43 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fewmask.errors import UsageError
 
 
-def find_layer(network: nn.Module, name: str | None) -> nn.Module:
-    """The layer with this dotted name, or the last convolution.
+def find_layer(network: nn.Module, name: str | None, image: Tensor | None = None) -> nn.Module:
+    """The layer with this dotted name, or the one whose output is pooled to a vector.
 
     Args:
         network: Any network.
-        name: As in ``network.named_modules()``, for example ``features.28``; None for the last
-            ``nn.Conv2d`` in the order in which the layers were registered.
+        name: As in ``network.named_modules()``, for example ``features.28``; None runs the network
+            and takes the last layer, pooling apart, whose output is still a map. Activation,
+            normalisation and residual additions are behind it, however they were registered.
+        image: (N, 3, H, H) to run the network on; by default black, of 224 px.
 
     Raises:
         UsageError: If there is no such layer; close names are listed.
 
-    >>> find_layer(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU()), None)
-    Conv2d(3, 8, kernel_size=(3, 3), stride=(1, 1))
+    >>> find_layer(nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1)), None)
+    ReLU()
     """
     layers = {key: layer for key, layer in network.named_modules() if key}
     if name is None:
-        convolutions = [layer for layer in layers.values() if isinstance(layer, nn.Conv2d)]
-        if convolutions:
-            return convolutions[-1]
-        raise UsageError.of(
-            "CAM-LAYER",
-            where="target_layer",
-            found=f"{type(network).__name__} without any nn.Conv2d",
-            expected="a network with a convolution",
-            fix="name the layer whose output has the shape (N, C, h, w)",
-        )
+        return layers[_pooled_layer(network, image)]
     if name in layers:
         return layers[name]
     close = get_close_matches(name, layers, n=5, cutoff=0.4)
@@ -49,6 +43,65 @@ def find_layer(network: nn.Module, name: str | None) -> nn.Module:
         expected=f"the name of a layer of {type(network).__name__}",
         fix=f"use one of {', '.join(close or list(layers)[-5:])}",
     )
+
+
+def layers_with_maps(network: nn.Module, image: Tensor) -> list[str]:
+    """Names of the layers whose output is (N, C, h, w) with h · w > 1, the last to run last."""
+    return [name for name, shape in _shapes(network, image) if _is_map(shape)]
+
+
+def _pooled_layer(network: nn.Module, image: Tensor | None) -> str:
+    if image is None:
+        example = next(network.parameters(), torch.zeros(0))
+        image = torch.zeros(1, 3, 224, 224, device=example.device, dtype=example.dtype)
+    pooling = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
+    layers = dict(network.named_modules())
+    found = f"{type(network).__name__}, which pools no output of the shape (N, C, h, w)"
+    try:
+        shapes = _shapes(network, image)
+    except (RuntimeError, AssertionError, ValueError) as error:  # other channels, another size
+        found = f"{type(network).__name__}, which fails on {tuple(image.shape)}: {error}"
+        shapes = []
+    for name, shape in reversed(shapes):
+        is_vector = len(shape) == 2 or shape[2:] == (1, 1)
+        if not is_vector and not isinstance(layers[name], pooling):
+            if _is_map(shape) and shape[-2] == shape[-1]:  # as square as the image: no tokens
+                return name
+            break
+    raise UsageError.of(
+        "CAM-LAYER",
+        where="target_layer",
+        found=found,
+        expected="a network that pools maps to a vector, or the name of a layer",
+        fix="name the layer whose output has the shape (N, C, h, w)",
+    )
+
+
+def _shapes(network: nn.Module, image: Tensor) -> list[tuple[str, tuple[int, ...]]]:
+    """Shape of what each layer returns for an image, if one tensor; the last to finish last."""
+    found: list[tuple[str, tuple[int, ...]]] = []
+
+    def note(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def keep(_layer: nn.Module, _inputs: Any, output: Any) -> None:
+            if isinstance(output, Tensor):
+                found.append((name, tuple(output.shape)))
+
+        return keep
+
+    handles = [
+        layer.register_forward_hook(note(key)) for key, layer in network.named_modules() if key
+    ]
+    try:
+        with torch.no_grad(), eval_mode(network):
+            network(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return found
+
+
+def _is_map(shape: tuple[int, ...]) -> bool:
+    return len(shape) == 4 and shape[2] * shape[3] > 1
 
 
 @dataclass(slots=True, eq=False)

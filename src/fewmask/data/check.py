@@ -10,7 +10,7 @@ from __future__ import annotations
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from fewmask.data.content import (
     Inspection,
     compare_tags_with_masks,
     find_duplicates,
+    find_near_copies,
     inspect_all,
 )
 from fewmask.data.records import DataFolder
@@ -25,6 +26,8 @@ from fewmask.data.scan import Scan, scan_folder
 from fewmask.errors import Problem
 
 FEWEST_PER_CLASS = 5
+TOLERATED = {"DUPLICATE", "DUPLICATE-CONFLICT", "TOO-FEW"}
+"""Problems that are told but do not stop a run: copies are kept on one side of every split."""
 _SHOWN_PER_CODE = 10
 
 
@@ -45,9 +48,30 @@ class CheckReport:
     problems: tuple[Problem, ...]
     digests: dict[str, str]
 
+    @property
+    def uses(self) -> tuple[str, ...]:
+        """Commands that can work with the folder as it is, of ``tags``, ``train``, ``predict``."""
+        stopping = {problem.code for problem in self.problems} - TOLERATED
+        lacking = {one.code for one in (*self.problems, *self.notes)} & {
+            "TAGS-MISSING", "TAGS-ONE-KIND",
+        }  # fmt: skip
+        can = {"tags": not lacking, "train": self.counts["masks"] > 0, "predict": True}
+        return () if stopping - lacking else tuple(name for name, can_it in can.items() if can_it)
+
+    def for_any_use(self) -> CheckReport:
+        """The same report where nobody has said yet what the data are for.
+
+        Images without any tag are then no problem but a note: `fewmask train` and `fewmask predict`
+        need none. Class folders of one kind stay a problem: somebody meant to tag.
+        """
+        untagged = tuple(one for one in self.problems if one.code == "TAGS-MISSING")
+        rest = tuple(one for one in self.problems if one not in untagged)
+        return replace(self, problems=rest, notes=(*self.notes, *untagged))
+
     def as_dict(self) -> dict[str, Any]:
         """Everything, ready for JSON."""
         return {
+            "uses": self.uses,
             "counts": self.counts,
             "notes": [note.as_dict() for note in self.notes],
             "problems": [problem.as_dict() for problem in self.problems],
@@ -60,6 +84,8 @@ class CheckReport:
         lines += _listed("Notes", self.notes) + _listed("Problems", self.problems)
         if not self.problems:
             lines.append("No problems found.")
+        usable = ", ".join(f"fewmask {name}" for name in self.uses) or "nothing until mended"
+        lines.append(f"The folder can be used for: {usable}.")
         return "\n".join(lines)
 
 
@@ -85,7 +111,7 @@ def check_folder(root: Path | str, **open_kwargs: Any) -> CheckReport:
         problems += inspection.problems
     problems += find_duplicates(inspections)
     problems += _too_few(scan.folder)
-    notes = scan.notes + _notes(inspections)
+    notes = scan.notes + find_near_copies(inspections) + _notes(inspections)
     if scan.folder.layout != "images" and not _values_unclear(scan):
         conflicts, without = compare_tags_with_masks(scan.folder, scan.mask_values)
         problems += conflicts

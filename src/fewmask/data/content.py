@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fewmask.data.copies import find_copies, fingerprint
 from fewmask.data.mask_encoding import IGNORE_INDEX, WORKERS
 from fewmask.data.records import DataFolder, Sample
 from fewmask.errors import DataError, Problem
@@ -26,6 +27,7 @@ class Inspection:
         image: Header of the image; None if it cannot be read.
         mask: Header of the mask; None if there is none, or it cannot be read.
         digest: SHA-256 of size and pixels; empty if the image cannot be decoded.
+        fingerprint: From :func:`fewmask.data.copies.fingerprint`; None as well then.
         problems: What is wrong with the image, or between the image and its mask.
     """
 
@@ -33,6 +35,7 @@ class Inspection:
     image: ImageHeader | None = None
     mask: ImageHeader | None = None
     digest: str = ""
+    fingerprint: np.ndarray | None = None
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -54,6 +57,20 @@ def find_duplicates(inspections: Iterable[Inspection]) -> list[Problem]:
         if inspection.digest:
             copies[inspection.digest].append(inspection.sample)
     return [_duplicate(samples) for samples in copies.values() if len(samples) > 1]
+
+
+def find_near_copies(inspections: Iterable[Inspection]) -> list[Problem]:
+    """The same picture in other pixels; of exact duplicates, only the first is compared."""
+    first_with: dict[str, Inspection] = {}
+    for inspection in inspections:
+        if inspection.digest:
+            first_with.setdefault(inspection.digest, inspection)
+    distinct = list(first_with.values())
+    prints = [one.fingerprint for one in distinct if one.fingerprint is not None]
+    copies: dict[int, list[Sample]] = defaultdict(list)
+    for inspection, first in zip(distinct, find_copies(prints), strict=True):
+        copies[first].append(inspection.sample)
+    return [_near_copies(samples) for samples in copies.values() if len(samples) > 1]
 
 
 def compare_tags_with_masks(
@@ -91,7 +108,8 @@ def _inspect(sample: Sample) -> Inspection:
     result = Inspection(sample)
     try:
         result.image = read_header(sample.image_path)
-        result.digest = digest_of(read_image(sample.image_path))
+        pixels = read_image(sample.image_path)
+        result.digest, result.fingerprint = digest_of(pixels), fingerprint(pixels)
     except DataError as error:
         result.problems += error.problems
     try:
@@ -127,6 +145,17 @@ def _duplicate(samples: Sequence[Sample]) -> Problem:
     return Problem(
         "DUPLICATE", samples[0].id, f"equal pixels: {ids}", "each image once",
         "keep one of the copies; otherwise one may be trained on and the other tested on",
+    )  # fmt: skip
+
+
+def _near_copies(samples: Sequence[Sample]) -> Problem:
+    ids = ", ".join(sample.id for sample in samples)
+    kinds = len({frozenset(sample.tags) for sample in samples})
+    return Problem(
+        "DUPLICATE-NEAR", samples[0].id,
+        "the same picture again, mirrored, turned, resized or compressed anew"
+        + (f", under different tags: {ids}" if kinds > 1 else f": {ids}"),
+        "each picture once", "see which to keep; they are kept on one side of every split",
     )  # fmt: skip
 
 

@@ -63,14 +63,6 @@ def is_inside(path: Path, root: Path) -> bool:
     return path.resolve().is_relative_to(root.resolve())
 
 
-def child(root: Path, name: str) -> Path | None:
-    """The sub-folder called ``name`` in any case."""
-    for path in sorted(root.iterdir()):
-        if path.name.casefold() == name and path.is_dir():
-            return path
-    return None
-
-
 def outside(path: Path) -> Problem:
     """The problem of a path that leads out of the data root."""
     return Problem(

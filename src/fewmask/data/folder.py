@@ -5,6 +5,7 @@ layout                                  meaning
 ======================================  =====================================================
 ``positive/ negative/ [masks/]``        ``folders``: each folder is a class; a folder called
                                         ``negative`` (or the like) has no tag
+``slide/image/ slide/mask/ ...``        the same: images and masks inside each class
 ``images/ tags.csv [masks/]``           ``tags.csv``: several tags per image
 ``images/ [masks/]``, or bare images    ``images``: no tags
 ======================================  =====================================================
@@ -22,10 +23,10 @@ import numpy as np
 from fewmask.data.mask_encoding import decode
 from fewmask.data.records import DataFolder, Sample
 from fewmask.data.scan import scan_folder
-from fewmask.errors import DataError, SecurityError
+from fewmask.errors import DataError, Problem, SecurityError
 from fewmask.io.images import image_size, read_mask
 
-__all__ = ["DataFolder", "Sample", "open_folder", "read_target"]
+__all__ = ["DataFolder", "Sample", "open_folder", "read_target", "refuse"]
 
 
 def open_folder(
@@ -56,11 +57,21 @@ def open_folder(
         root, class_name=class_name, class_names=class_names, group_pattern=group_pattern,
         require_tags=require_tags,
     )  # fmt: skip
-    if any(problem.code == "PATH-OUTSIDE" for problem in scan.problems):
-        raise SecurityError(*scan.problems)
-    if scan.problems:
-        raise DataError(*scan.problems)
+    refuse(scan.problems)
     return scan.folder
+
+
+def refuse(problems: Sequence[Problem]) -> None:
+    """Raise what was found in a data folder, all at once; nothing if there is nothing.
+
+    Raises:
+        SecurityError: A link or a file name leaves the folder.
+        DataError: Any other problem.
+    """
+    if any(problem.code == "PATH-OUTSIDE" for problem in problems):
+        raise SecurityError(*problems)
+    if problems:
+        raise DataError(*problems)
 
 
 def read_target(sample: Sample, folder: DataFolder) -> np.ndarray | None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from fewmask.data.transforms import Augmentation, to_unit
-from fewmask.randomness import generator
+from fewmask.randomness import derive_seed, generator
 
 
 class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
@@ -107,7 +107,11 @@ def step_loader(
     first_step: int = 0,
     workers: int = 0,
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """The batches of all steps from ``first_step`` on; the same for any number of workers."""
+    """The batches of all steps from ``first_step`` on; the same for any number of workers.
+
+    Nothing is drawn from torch's global generator: the step in which a loader starts draws as it
+    would without.
+    """
     order = StepOrder(
         len(dataset),
         batch_size,
@@ -116,4 +120,5 @@ def step_loader(
         total_steps=total_steps,
         first_step=first_step,
     )
-    return iter(DataLoader(dataset, batch_sampler=order, num_workers=workers))
+    own = torch.Generator().manual_seed(derive_seed(dataset.seed, dataset.name, "loader"))
+    return iter(DataLoader(dataset, batch_sampler=order, num_workers=workers, generator=own))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,12 +22,13 @@ def read_split(path: Path, samples: Sequence[Sample]) -> Split:
         samples: With groups, after duplicates were linked.
 
     Raises:
-        DataError: the file cannot be read, or lacks a sample, or names one that is not there.
+        DataError: the file cannot be read, lacks a sample or names one twice, names one that is
+            not there, or leaves the training or the test part empty.
         LeakError: a group stands on both sides.
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as stream:
-            part_of = {row["id"]: row["part"] for row in csv.DictReader(stream)}
+            rows = [(str(row["id"]), str(row["part"])) for row in csv.DictReader(stream)]
     except (OSError, UnicodeDecodeError, KeyError, csv.Error) as error:
         raise DataError.of(
             "SPLIT-FILE",
@@ -35,21 +37,30 @@ def read_split(path: Path, samples: Sequence[Sample]) -> Split:
             expected="a CSV file with columns id and part",
             fix="correct split_file",
         ) from None
+    part_of, named = dict(rows), Counter(name for name, _ in rows)
     known = {sample.id for sample in samples}
     problems = [
         Problem("SPLIT-FILE", str(path), f"{sample_id}: {found}", expected, "correct the file")
         for wrong, found, expected in (
             (sorted(known - set(part_of)), "not named", "every sample of the data"),
             (sorted(set(part_of) - known), "no such sample", "samples of the data only"),
+            (sorted(i for i, n in named.items() if n > 1), "named again", "one row per sample"),
             (sorted(i for i, p in part_of.items() if p not in PARTS), "unknown part", str(PARTS)),
         )
         for sample_id in wrong
     ]
+    problems += [
+        Problem("SPLIT-FILE", str(path), f"no sample in {part}",
+                "samples to learn from (train) and to measure on (test)",
+                f"give some samples the part {part}")
+        for part in ("train", "test")
+        if part not in part_of.values()
+    ]  # fmt: skip
     if problems:
         raise DataError(*problems)
-    sides: dict[str, set[str]] = {}
+    sides: dict[str, dict[str, str]] = {}
     for sample in samples:
-        sides.setdefault(sample.group, set()).add(part_of[sample.id])
+        sides.setdefault(sample.group, {}).setdefault(part_of[sample.id], sample.id)
     torn = [group for group, parts in sides.items() if len(parts) > 1]
     if torn:
         raise LeakError(
@@ -57,8 +68,8 @@ def read_split(path: Path, samples: Sequence[Sample]) -> Split:
                 Problem(
                     "LEAK",
                     f"{path}: group {group}",
-                    "in " + " and ".join(sorted(sides[group])),
-                    "each group (or set of identical images) in one part",
+                    " and ".join(f"{name} in {part}" for part, name in sides[group].items()),
+                    "each group (or set of copies, also mirrored, turned or resized) in one part",
                     "move its images to one part",
                 )
                 for group in torn

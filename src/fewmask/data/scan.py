@@ -8,9 +8,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fewmask.data.files import Listing, child, composed, is_inside, list_images, outside
+from fewmask.data.files import Listing, composed, is_inside, list_images, outside
 from fewmask.data.mask_encoding import conclude_encoding, read_values
 from fewmask.data.records import DataFolder, Layout, Sample
+from fewmask.data.roles import is_negative, role_in, role_of
 from fewmask.data.tags_csv import read_tags
 from fewmask.errors import Problem, UsageError
 
@@ -24,12 +25,16 @@ class Scan:
         problems: What keeps it from being used.
         notes: What is worth knowing.
         mask_values: Pixels per stored value of each readable mask.
+        masks: Mask files with the keys that :func:`role_in` gives them.
+        left_out: Folders that are neither images, nor masks, nor classes.
     """
 
     folder: DataFolder
     problems: list[Problem] = field(default_factory=list)
     notes: list[Problem] = field(default_factory=list)
     mask_values: dict[Path, dict[int, int]] = field(default_factory=dict)
+    masks: list[tuple[str, Path]] = field(default_factory=list)
+    left_out: list[Path] = field(default_factory=list)
 
     def report(self, code: str, where: object, found: str, expected: str, fix: str) -> None:
         """Add a problem."""
@@ -49,16 +54,31 @@ class Scan:
             )  # fmt: skip
         return listing.files
 
+    def take_images(self, listing: Listing) -> dict[str, Path]:
+        """Adopt a listing of images; masks and other layers among them are put in their places."""
+        images = {}
+        for key, path in self.take(listing).items():
+            role, mask_key = role_in(_key(path, self.folder.root))
+            if role == "images":
+                images[key] = path
+            elif role == "masks":
+                self.masks.append((mask_key, path))
+            elif path.parent not in self.left_out:
+                self.left_out.append(path.parent)
+        return images
 
-def is_negative(folder_name: str) -> bool:
-    """Whether a folder of this name holds images without any tag.
-
-    >>> [is_negative(name) for name in ("Negative", "no_landslide", "normal", "clean")]
-    [True, True, False, True]
-    """
-    name = folder_name.casefold()
-    plain = {"negative", "negatives", "background", "none", "no", "clean"}
-    return name in plain or name.startswith(("no_", "non_", "not_"))
+    def note_left_out(self) -> None:
+        """Say which folders were not read."""
+        if self.left_out:
+            names = ", ".join(path.relative_to(self.folder.root).as_posix() for path in
+                              self.left_out[:5])  # fmt: skip
+            self.notes.append(
+                Problem(
+                    "FOLDER-SKIPPED", str(self.left_out[0]),
+                    f"{len(self.left_out)} folders that are not read: {names}",
+                    "images, masks or classes", "nothing to do: they are ignored",
+                )
+            )  # fmt: skip
 
 
 def scan_folder(
@@ -98,6 +118,7 @@ def scan_folder(
         )  # fmt: skip
     samples, names = _name_classes(samples, found_names, class_name, wanted, layout, scan)
     samples = _pair_masks(root, samples, layout, scan)
+    scan.note_left_out()
     scan.mask_values, unreadable = read_values([s.mask_path for s in samples if s.mask_path])
     scan.problems += unreadable
     reading = conclude_encoding(scan.mask_values, names)
@@ -141,13 +162,19 @@ def _list_samples(
     root: Path, pattern: re.Pattern[str] | None, scan: Scan
 ) -> tuple[Layout, tuple[Sample, ...], tuple[str, ...] | None]:
     """Samples without masks, and the class names that the layout itself gives."""
-    images, table_path = child(root, "images"), root / "tags.csv"
+    folders = [path for path in sorted(root.iterdir()) if path.is_dir() and path.name[0] != "."]
+    images = next((path for path in folders if role_of(path.name) == "images"), None)
+    table_path = root / "tags.csv"
+    for path in folders:
+        if role_of(path.name) == "masks":
+            _list_masks(path, root, scan)
     if table_path.exists() or images is not None:
         folder = images or root
         if not is_inside(folder, root) or not is_inside(table_path, root):
             scan.problems.append(outside(folder if not is_inside(folder, root) else table_path))
             return "images", (), None
-        files = scan.take(list_images(folder, root, recursive=images is not None))
+        scan.left_out += [p for p in folders if p != images and role_of(p.name) != "masks"]
+        files = scan.take_images(list_images(folder, root, recursive=images is not None))
         if not table_path.exists():
             return "images", _untagged(root, files, pattern), None
         table = read_tags(table_path, files, folder)
@@ -157,15 +184,15 @@ def _list_samples(
             for key, path in files.items()
         ), table.class_names  # fmt: skip
     loose = list_images(root, root, recursive=False)
-    folders = {}
-    for path in sorted(root.iterdir()):
-        if not path.is_dir() or path.name[0] == "." or path.name.casefold() == "masks":
-            continue
-        if not is_inside(path, root):
+    classes = {}
+    for path in folders:
+        if role_of(path.name) == "other":
+            scan.left_out.append(path)
+        elif role_of(path.name) is None and not is_inside(path, root):
             scan.problems.append(outside(path))
-        elif files := scan.take(list_images(path, root)):
-            folders[composed(path.name)] = files
-    if not folders:
+        elif role_of(path.name) is None and (files := scan.take_images(list_images(path, root))):
+            classes[composed(path.name)] = files
+    if not classes:
         return "images", _untagged(root, scan.take(loose), pattern), None
     scan.problems += loose.problems
     for path in loose.files.values():
@@ -173,10 +200,18 @@ def _list_samples(
                     "every image in a class folder", "move or remove it")  # fmt: skip
     samples = _sorted(
         _sample(root, path, () if is_negative(name) else (name,), pattern, None)
-        for name, files in folders.items()
+        for name, files in classes.items()
         for path in files.values()
     )
-    return "folders", samples, tuple(name for name in folders if not is_negative(name))
+    return "folders", samples, tuple(name for name in classes if not is_negative(name))
+
+
+def _list_masks(folder: Path, root: Path, scan: Scan) -> None:
+    if not is_inside(folder, root):
+        scan.problems.append(outside(folder))
+        return
+    for path in scan.take(list_images(folder, root)).values():
+        scan.masks.append((role_in(_key(path, root))[1], path))
 
 
 def _untagged(
@@ -189,11 +224,15 @@ def _sorted(samples: Iterable[Sample]) -> tuple[Sample, ...]:
     return tuple(sorted(samples, key=lambda sample: sample.id))
 
 
+def _key(path: Path, root: Path) -> str:
+    return composed(path.relative_to(root).with_suffix("").as_posix())
+
+
 def _sample(
     root: Path, path: Path, tags: tuple[str, ...], pattern: re.Pattern[str] | None,
     group: str | None,
 ) -> Sample:  # fmt: skip
-    identity = composed(path.relative_to(root).with_suffix("").as_posix())
+    identity = _key(path, root)
     match = pattern.search(composed(path.stem)) if pattern else None
     if group is None and match:
         group = (match.group(1) if match.re.groups else None) or match.group(0)
@@ -225,19 +264,18 @@ def _name_classes(
 def _pair_masks(
     root: Path, samples: tuple[Sample, ...], layout: Layout, scan: Scan
 ) -> tuple[Sample, ...]:
-    """Give each sample its mask: ``masks/<class>/stem`` or ``masks/stem``."""
-    folder = child(root, "masks")
-    if folder is None:
+    """Give each sample its mask: ``masks/<class>/x``, ``<class>/mask/x`` or ``masks/x``."""
+    if not scan.masks:
         return samples
-    if not is_inside(folder, root):
-        scan.problems.append(outside(folder))
-        return samples
-    masks = scan.take(list_images(folder, root))
-    base = root if layout == "folders" else child(root, "images") or root
+    masks: dict[str, Path] = {}
+    for name, path in scan.masks:
+        if masks.setdefault(name, path) != path:
+            scan.report("MASK-TWICE", path, f"a second mask beside {masks[name]}",
+                        "one mask per image", "remove one of them")  # fmt: skip
     mask_of: dict[str, Path] = {}
     claims: dict[str, list[str]] = defaultdict(list)
     for sample in samples:
-        candidates = [composed(sample.image_path.relative_to(base).with_suffix("").as_posix())]
+        candidates = [role_in(_key(sample.image_path, root))[1]]
         if layout == "folders":
             stem = candidates[0].partition("/")[2]
             candidates += [*(f"{tag}/{stem}" for tag in sample.tags), stem]

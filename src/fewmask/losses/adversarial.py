@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from torch import Tensor
-from torch.nn.functional import softplus
 
 
 def lsgan_generator_loss(logits_fake: Tensor) -> Tensor:
@@ -35,27 +34,3 @@ def lsgan_discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor
     2.5
     """
     return 0.5 * ((logits_real - 1).square().mean() + logits_fake.square().mean())
-
-
-def vanilla_generator_loss(logits_fake: Tensor) -> Tensor:
-    """Cross-entropy, generator (non-saturating): mean −log σ(D(fake)).
-
-    Args:
-        logits_fake: Any shape, float; the judge on generated images, with their graph.
-
-    Source: Goodfellow et al. 2014, section 3.
-    """
-    return softplus(-logits_fake).mean()
-
-
-def vanilla_discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
-    """Cross-entropy, judge: ½ · (mean −log σ(D(real)) + mean −log(1 − σ(D(fake)))).
-
-    Args:
-        logits_real: Any shape, float; the judge on real images.
-        logits_fake: Any shape, float; the judge on detached generated images.
-
-    Source: Goodfellow et al. 2014, eq. 1.
-    Differs: Halved, like :func:`lsgan_discriminator_loss`.
-    """
-    return 0.5 * (softplus(-logits_real).mean() + softplus(logits_fake).mean())

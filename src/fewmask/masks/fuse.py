@@ -21,18 +21,6 @@ _GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601 luma
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
-def intersect(mask_a: NDArray[np.bool_], mask_b: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels in both masks: the published fusion. Both of one shape, boolean."""
-    _check_same_shape(mask_a, mask_b)
-    return np.asarray(mask_a, bool) & np.asarray(mask_b, bool)
-
-
-def unite(mask_a: NDArray[np.bool_], mask_b: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels in at least one mask. Both of one shape, boolean."""
-    _check_same_shape(mask_a, mask_b)
-    return np.asarray(mask_a, bool) | np.asarray(mask_b, bool)
-
-
 def hysteresis(seed_mask: NDArray[np.bool_], grow_mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """The 8-connected parts of ``grow_mask`` that touch ``seed_mask``.
 

@@ -6,8 +6,6 @@ threshold, so a map that is constant (no evidence at all) gives an empty mask.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 from skimage.filters import threshold_niblack, threshold_otsu, threshold_sauvola
@@ -77,33 +75,6 @@ def otsu_value(score: NDArray[np.floating]) -> float:
     """
     score = check_score(score)
     return float(threshold_otsu(score)) if np.ptp(score) > 0 else float(score.flat[0])
-
-
-def otsu_value_pooled(score_maps: Sequence[NDArray[np.floating]]) -> float:
-    """One Otsu threshold for a set of maps, for example those of all positive training images.
-
-    Tags decide which images are in the set, so the threshold stays label-free; and unlike a
-    threshold per image it lets an image with weak evidence keep a small mask.
-
-    Args:
-        score_maps: Maps of (H, W) float in [0, 1]; their sizes may differ.
-
-    Returns:
-        The threshold in [0, 1]; if all pixels of all maps are equal, that value (empty masks).
-
-    Raises:
-        DataError: There is no map.
-    """
-    if len(score_maps) == 0:
-        raise DataError.of(
-            "SCORE-EMPTY",
-            where="score_maps",
-            found="no maps",
-            expected="at least one map of a positive image",
-            fix="check that the positive set is not empty",
-        )
-    flat = np.concatenate([check_score(score).ravel() for score in score_maps])
-    return otsu_value(flat[None])
 
 
 def threshold_map(

@@ -103,7 +103,7 @@ def summarise(
     >>> scores["iou.pooled.scar"], scores["iou.per_image.scar"], scores["n_empty_truth.scar"]
     (1.0, 1.0, 1)
     """
-    names = _check_names(class_names)
+    names = check_class_names(class_names)
     counts = _check_matrices(matrices, num_classes=len(names) + 1)
     images = _Sums.of_images(counts)
     group_names = check_groups(groups, len(counts))
@@ -267,7 +267,12 @@ def _class_ids(ids: NDArray, num_classes: int, *, where: str) -> NDArray[np.int6
     return ids.astype(np.int64)
 
 
-def _check_names(class_names: Sequence[str]) -> list[str]:
+def check_class_names(class_names: Sequence[str]) -> list[str]:
+    """The names of the foreground classes, after checking that scores can be told apart by them.
+
+    Raises:
+        DataError: A name is reserved, empty, or stands twice.
+    """
     names = list(class_names)
     reserved = [n for n in names if n == BACKGROUND or n.endswith(".ci95") or not n]
     doubled = sorted({n for n in names if names.count(n) > 1})

@@ -25,12 +25,16 @@ CLASSIFIER_TARGET_LAYER = {
     "vgg16": "network.features.28",
     PACKAGED_ENCODER: "network.bn2",
 }
-"""The layer at which an attribution looks by default.
+"""The layer at which an attribution looks by default; of other networks, the one that is pooled.
 
 VGG16: the last convolution, before its ReLU, as in Score-CAM. EfficientNet-Lite0: the last
 normalisation with its ReLU6; only global average pooling and the linear head follow, so that the
 logit is linear in it and the plain CAM is exact. (``network.conv_head`` lies before the ReLU6.)
 """
+
+
+OWN_WEIGHTS = {PACKAGED_ENCODER: "packaged", "vgg16": "imagenet"}
+"""The pretrained weights that need no file, by the one encoder that they belong to."""
 
 
 def vgg16_classifier(
@@ -60,9 +64,11 @@ def vgg16_classifier(
     torchvision_compat.ensure()
     from torchvision.models import vgg16
 
-    network = vgg16(weights=None)
+    state = None
     if weights is not None:
-        state = _fetch_vgg16() if weights == "imagenet" else load_weights_file(Path(weights))
+        state = fetch_vgg16() if weights == "imagenet" else load_weights_file(Path(weights))
+    network = vgg16(weights=None)
+    if state is not None:
         load_encoder(network, state, where=weights, head="classifier.6")
     freeze(network.features, network.classifier)
     network.classifier[6] = nn.Sequential(
@@ -118,6 +124,29 @@ def timm_classifier(name: str, num_outputs: int, weights_file: Path | None) -> N
     return Normalised(network, config["mean"], config["std"])
 
 
+def check_encoder(name: str, weights: str) -> None:
+    """Refuse an encoder that does not exist, or that has no such weights.
+
+    Args:
+        name: timm's name, or ``vgg16``.
+        weights: ``packaged``, ``imagenet``, ``none``, or the path of a file.
+
+    Raises:
+        UsageError: With the weights that the encoder can have.
+    """
+    check_timm_name(name)
+    own = OWN_WEIGHTS.get(name, "none")
+    if weights in OWN_WEIGHTS.values() and weights != own:
+        raise UsageError.of(
+            "ENCODER-WEIGHTS",
+            where="encoder_weights",
+            found=f"{weights!r} for encoder {name!r}",
+            expected=", ".join(f"{source} for {encoder}" for encoder, source in OWN_WEIGHTS.items())
+            + "; for any encoder none, or a file",
+            fix=f"--encoder-weights {own}, or --encoder-weights FILE with weights of {name}",
+        )
+
+
 def check_timm_name(name: str) -> None:
     """Raise UsageError, with the closest names, unless timm has a network called ``name``."""
     torchvision_compat.ensure()
@@ -136,7 +165,13 @@ def check_timm_name(name: str) -> None:
         )
 
 
-def _fetch_vgg16() -> dict[str, Tensor]:
+def fetch_vgg16() -> dict[str, Tensor]:
+    """ImageNet weights of VGG16 under torchvision's names, fetched on first use.
+
+    Raises:
+        ResourceError: They could not be fetched.
+    """
+    torchvision_compat.ensure()
     from torchvision.models import VGG16_Weights
 
     try:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from fewmask.errors import UsageError
 from fewmask.models.blocks import Normalised, Padded
-from fewmask.models.classifier import check_timm_name
+from fewmask.models.classifier import check_timm_name, fetch_vgg16
 from fewmask.models.weights import (
     PACKAGED_ENCODER,
     load_encoder,
@@ -30,9 +31,9 @@ def build_segmenter(
     in_channels: int = 3,
     pretrained: bool,
     decoder_channels: Sequence[int] | None = None,
-    weights_file: Path | None = None,
+    weights_file: Path | Literal["imagenet"] | None = None,
 ) -> Normalised:
-    """A decoder of segmentation_models_pytorch on an encoder of timm. Downloads nothing.
+    """A decoder of segmentation_models_pytorch on an encoder of timm.
 
     Normalisation is inside, with the encoder's own mean and standard deviation (repeated in
     turn beyond three channels). An image whose sides are not multiples of 32 is padded by
@@ -47,11 +48,14 @@ def build_segmenter(
             channels only.
         decoder_channels: Widths of the decoder from coarse to fine, five of them, for ``unet``
             and ``unetplusplus``; ``None`` keeps the library's (256, 128, 64, 32, 16).
-        weights_file: State dict of the encoder under timm's names, instead of the packaged one.
+        weights_file: State dict of the encoder under timm's names, instead of the packaged one;
+            ``"imagenet"`` fetches torchvision's of ``vgg16`` on first use. Otherwise nothing is
+            downloaded.
 
     Raises:
         UsageError: The names or their combination are not possible.
-        ResourceError: ``pretrained``, and the weights' package is not installed.
+        ResourceError: ``pretrained``, and the weights' package is not installed; or ``"imagenet"``
+            could not be fetched.
         CheckpointError: ``weights_file`` is damaged or holds another network.
 
     Shapes:
@@ -80,7 +84,8 @@ def build_segmenter(
     if pretrained:
         load_packaged_encoder(network.encoder.model)
     if weights_file is not None:
-        load_encoder(network.encoder.model, load_weights_file(weights_file), where=weights_file)
+        state = fetch_vgg16() if weights_file == "imagenet" else load_weights_file(weights_file)
+        load_encoder(network.encoder.model, state, where=weights_file)
     config = network.encoder.model.default_cfg
     return Normalised(
         Padded(network, STRIDE_PX),
@@ -95,7 +100,7 @@ def _check_request(
     in_channels: int,
     pretrained: bool,
     decoder_channels: Sequence[int] | None,
-    weights_file: Path | None,
+    weights_file: Path | str | None,
 ) -> None:
     if architecture not in ARCHITECTURES:
         raise UsageError.of(

@@ -80,7 +80,8 @@ def load_encoder(
     """Load ``weights`` into every tensor of ``network``; only the head may stay as it is.
 
     The head is loaded where its shapes agree and otherwise left at its initial values. Tensors of
-    ``weights`` that ``network`` has no place for (a features-only encoder) are not an error.
+    ``weights`` that ``network`` has no place for (a features-only encoder) are not an error; see
+    :func:`matching` for its names.
 
     Args:
         network: The network to fill, in place.
@@ -92,11 +93,7 @@ def load_encoder(
         CheckpointError: A tensor outside the head is missing or has another shape.
     """
     own = network.state_dict()
-    fitting = {
-        name: weights[name]
-        for name, tensor in own.items()
-        if name in weights and weights[name].shape == tensor.shape
-    }
+    fitting = matching(network, weights)
     unfilled = [name for name in own if name not in fitting and not name.startswith(f"{head}.")]
     if unfilled:
         raise CheckpointError.of(
@@ -105,9 +102,24 @@ def load_encoder(
             found=f"no tensor of the right shape for {len(unfilled)} of {len(own)} entries, "
             f"the first of them {unfilled[0]!r}",
             expected=f"weights of this very network ({type(network).__name__})",
-            fix="give a file saved from the same architecture",
+            fix="give a file saved from the same architecture, or name the file's architecture: "
+            "--encoder NAME --encoder-weights FILE",
         )
     network.load_state_dict(fitting, strict=False)
+
+
+def matching(network: nn.Module, weights: Mapping[str, Tensor]) -> StateDict:
+    """Those of ``weights`` that fit into ``network``, by the names of its ``state_dict()``.
+
+    timm's features-only networks call ``stem_0.weight`` what the whole one calls
+    ``stem.0.weight``; either name is found. A tensor of another shape does not fit.
+    """
+    found = {name.replace(".", "_", 1): tensor for name, tensor in weights.items()} | dict(weights)
+    return {
+        name: found[name]
+        for name, tensor in network.state_dict().items()
+        if name in found and found[name].shape == tensor.shape
+    }
 
 
 def load_weights_file(path: Path) -> StateDict:

@@ -12,15 +12,14 @@ from typing import Any
 import torch
 
 from fewmask.config import Settings, resolve
-from fewmask.data.check import check_folder
-from fewmask.data.folder import DataFolder, open_folder
-from fewmask.errors import CheckpointError, DataError, UsageError
-from fewmask.models.classifier import check_timm_name
-from fewmask.models.weights import load_weights_file
+from fewmask.data.check import TOLERATED, check_folder
+from fewmask.data.folder import DataFolder, open_folder, refuse
+from fewmask.errors import Interrupted, UsageError
+from fewmask.metrics.confusion import check_class_names
 from fewmask.report.assemble import write_report
+from fewmask.report.table import summary_rows
 from fewmask.report.tensorboard import require_tensorboard, write_events
 from fewmask.training.checkpoint import (
-    load_weights,
     remove_temporaries,
     save_weights,
     sha256_file,
@@ -28,20 +27,20 @@ from fewmask.training.checkpoint import (
 )
 from fewmask.training.device import choose_device
 from fewmask.training.evaluation import Evaluation
-from fewmask.training.run_folder import RunFolder, Stage, refuse_inside
+from fewmask.training.run_folder import RunFolder, refuse_inside
 from fewmask.training.segmenting import (
     SegmenterPredictor,
-    new_segmenter,
-    weights_file,
     write_manifest,
 )
 from fewmask.training.signals import stop_on_signals
 from fewmask.training.workspace import (
     Workspace,
     cut_parts,
+    input_files,
     require_stages,
     run_stages,
     selected_stages,
+    settings_by_content,
 )
 
 PIPELINES = {
@@ -49,9 +48,6 @@ PIPELINES = {
     "train": ("fewmask.pipelines.supervised", "SupervisedConfig"),
 }
 """Command to module and class of its settings."""
-
-TOLERATED = {"DUPLICATE", "DUPLICATE-CONFLICT", "TOO-FEW"}
-"""Findings of the data check that are told but do not stop a run: copies are kept on one side."""
 
 
 def pipeline_of(name: str) -> tuple[ModuleType, type[Settings]]:
@@ -91,7 +87,7 @@ def plan(pipeline: str, config: Settings, data: DataFolder) -> dict[str, Any]:
         UsageError: stages that cannot run without others.
     """
     module, _ = pipeline_of(pipeline)
-    stages = _stages(module, config)
+    stages = stages_of_run(module, config)
     device = choose_device(config.device)
     return {
         "pipeline": pipeline,
@@ -104,7 +100,7 @@ def plan(pipeline: str, config: Settings, data: DataFolder) -> dict[str, Any]:
             "classes": list(data.class_names),
         },
         "device": str(device),
-        "folds": _folds(config),
+        "folds": folds_of_run(config),
         "stages": stages,
         "settings": config.model_dump(mode="json"),
     }
@@ -119,22 +115,24 @@ def start(
         FewmaskError: see :mod:`fewmask.errors`; nothing was trained if it is a DataError.
     """
     module, _ = pipeline_of(pipeline)
-    _stages(module, config)
-    _folds(config)
+    stages = stages_of_run(module, config)
+    folds_of_run(config)
     device = choose_device(config.device)
     if config.tensorboard:
         require_tensorboard()
     refuse_inside(out, root)
     if out.exists():
         RunFolder.require_free(out)
-    data = open_data(pipeline, root, config)
     refuse_bad_data(root, config, pipeline)
-    refuse_bad_encoder(config)
+    data = open_data(pipeline, root, config)
+    check_class_names(data.class_names)
+    module.refuse_impossible(config, data, stages)
     config = config.replaced(
         threads=config.threads or torch.get_num_threads(),
-        split_file=config.split_file and config.split_file.resolve(),
+        **{name: str(path.resolve()) for name, path in input_files(config).items()},
     )
-    cut_parts(data.samples, config, _folds(config)[0])  # refuses here, not after the decoding
+    cut_parts(data.samples, config, folds_of_run(config)[0])  # refuses here, not after the decoding
+    settings_by_content(config)  # the same for a file that is not there
     run = RunFolder.create(
         out,
         {
@@ -187,6 +185,7 @@ def refuse_bad_data(root: Path, config: Settings, pipeline: str) -> None:
 
     Raises:
         DataError: with every problem of the folder.
+        SecurityError: if one of them is a path that leaves it.
     """
     report = check_folder(
         root,
@@ -195,26 +194,15 @@ def refuse_bad_data(root: Path, config: Settings, pipeline: str) -> None:
         group_pattern=config.group_pattern,
         require_tags=pipeline == "tags",
     )
-    problems = [problem for problem in report.problems if problem.code not in TOLERATED]
-    if problems:
-        raise DataError(*problems)
+    refuse([problem for problem in report.problems if problem.code not in TOLERATED])
 
 
-def refuse_bad_encoder(config: Settings) -> None:
-    """Look at the encoder's name and file now rather than after other stages were trained.
+def stages_of_run(module: ModuleType, config: Settings) -> list[str]:
+    """The stages that a run with these settings passes through, in order.
 
     Raises:
-        UsageError: no such network, or no such file.
-        CheckpointError: the file is damaged or holds code.
+        UsageError: unknown stages, or some that cannot run without others.
     """
-    if config.encoder != "vgg16":
-        check_timm_name(config.encoder)
-    file = weights_file(config)
-    if file is not None:
-        load_weights_file(file)
-
-
-def _stages(module: ModuleType, config: Settings) -> list[str]:
     possible = module.stages_of(config)
     wanted = config.stages or possible
     selected = selected_stages(module.STAGES, wanted, module.ALWAYS)
@@ -223,7 +211,12 @@ def _stages(module: ModuleType, config: Settings) -> list[str]:
     return selected
 
 
-def _folds(config: Settings) -> list[int]:
+def folds_of_run(config: Settings) -> list[int]:
+    """The folds that a run with these settings holds out, one after the other.
+
+    Raises:
+        UsageError: the settings ask for a fold that the cut does not have.
+    """
     if config.fold is not None:
         count = config.folds if config.folds > 1 else config.test_folds
         if config.fold >= count:
@@ -243,21 +236,30 @@ def _work_through(
 ) -> RunFolder:
     torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)  # numbers below 1e-38 are 100 times slower, and never matter
-    selected = _stages(module, config)
-    folds = _folds(config)
-    with run.locked(), stop_on_signals(), run.reporting():
-        run.log(
-            f"{run.record['pipeline']} ({run.record['preset']}) on {device}, "
-            f"{config.threads} threads: {len(data.samples)} images, "
-            f"classes {', '.join(data.class_names)}"
-        )
-        works = []
-        for fold in folds:
-            folder = f"fold-{fold}" if len(folds) > 1 else ""
-            work = Workspace(run, config, data, device, fold, folder)
-            run_stages(work, module.STAGES, selected)
-            works.append(work)
-        finish(works, module)
+    selected = stages_of_run(module, config)
+    folds = folds_of_run(config)
+    try:
+        with run.locked(), stop_on_signals(), run.reporting():
+            run.log(
+                f"{run.record['pipeline']} ({run.record['preset']}) on {device}, "
+                f"{config.threads} threads: {len(data.samples)} images, "
+                f"classes {', '.join(data.class_names)}"
+            )
+            works = []
+            for fold in folds:
+                folder = f"fold-{fold}" if len(folds) > 1 else ""
+                work = Workspace(run, config, data, device, fold, folder)
+                run_stages(work, module.STAGES, selected)
+                works.append(work)
+            finish(works, module)
+    except KeyboardInterrupt:  # between two saves: by stop_if_asked, or a second Ctrl-C
+        raise Interrupted.of(
+            "INTERRUPTED",
+            where=run.path,
+            found="a signal to stop",
+            expected="finished stages and checkpoints kept, and they are",
+            fix=f"fewmask resume {run.path}",
+        ) from None
     return run
 
 
@@ -267,29 +269,40 @@ def finish(works: Sequence[Workspace], module: ModuleType) -> None:
     run = first.run
     remove_temporaries(run.path)
     evaluation = Evaluation.read([work.stages["evaluate"] for work in works])
-    rows = [
-        {**facts, "metrics": evaluation.metrics(i)} for i, facts in enumerate(evaluation.candidates)
-    ]
-    result = evaluation.result
+    rows, result = summary_rows(evaluation), evaluation.result
     summary = {
         "class_names": evaluation.class_names,
         "n": len(evaluation.ids),
         "metrics": rows[result]["metrics"] if result is not None else {},
+        "gap_closed": rows[result]["gap_closed"] if result is not None else None,
         "rows": rows,
+        "checks": module.checks(works),
         "minutes": round(_total(works, "seconds", sum) / 60, 2),
         "peak_gb": _total(works, "peak_gb", max),
     }
     write_atomically(run.path / "metrics.json", json.dumps(summary, indent=1).encode())
     manifest = [r for work in works for r in work.stages["export"].read_json("manifest.json")]
     write_manifest(run.path / "masks" / "manifest.csv", manifest)
-    _write_weights(first, module, summary["metrics"])
+    _write_weights(works, module, summary["metrics"])
     if first.config.tensorboard:
         write_events(run.path / "metrics.jsonl", run.path / "tensorboard")
     write_report(works, evaluation, summary, module)
 
 
-def _write_weights(work: Workspace, module: ModuleType, metrics: Mapping[str, Any]) -> None:
-    """The final segmenter and its card in ``weights/``; for the published chain the card only."""
+def _write_weights(
+    works: Sequence[Workspace], module: ModuleType, metrics: Mapping[str, Any]
+) -> None:
+    """The final segmenter and its card in ``weights/``; for the published chain the card only.
+
+    Of a cross-validation the weights are those of the first fold, the metrics those of all.
+    """
+    work = works[0]
+    origin = "the test part of this run, by these weights"
+    if len(works) > 1:
+        origin = (
+            f"cross-validation: the test parts of {len(works)} folds, each by its own weights; "
+            f"the weights here are those of fold {work.fold}"
+        )
     folder = work.run.path / "weights"
     folder.mkdir(exist_ok=True)
     predictor = module.predictor_of(work)
@@ -302,6 +315,8 @@ def _write_weights(work: Workspace, module: ModuleType, metrics: Mapping[str, An
         "encoder_weights": config.encoder_weights,
         "input": "RGB in [0, 1]; normalisation is inside the network",
         "licence": "derived from your data and from the encoder's weights",
+        "fold": work.fold,
+        "metrics_from": origin,
         "metrics": dict(metrics),
     }
     if isinstance(predictor, SegmenterPredictor):
@@ -315,73 +330,6 @@ def _write_weights(work: Workspace, module: ModuleType, metrics: Mapping[str, An
             "refine": config.predict_refine,
         }
     write_atomically(folder / "card.json", json.dumps(card, indent=1).encode())
-
-
-def restore_workspace(run: RunFolder, device: torch.device) -> tuple[Workspace, ModuleType]:
-    """The finished stages of a run's first fold, to predict with; no data folder is opened.
-
-    Raises:
-        UsageError: the run is not finished.
-    """
-    module, config = recorded_settings(run)
-    card = read_card(run)
-    data = DataFolder(Path(run.record["data"]), (), tuple(card["class_names"]), "images", None)
-    folds = _folds(config)
-    folder = f"fold-{folds[0]}" if len(folds) > 1 else ""
-    work = Workspace(run, config, data, device, folds[0], folder)
-    for number, spec in enumerate(module.STAGES, start=1):
-        path = run.path / ("" if spec.shared else folder) / f"{number}-{spec.name}"
-        if (path / "DONE.json").is_file():
-            key = json.loads((path / "DONE.json").read_text())["key"]
-            work.stages[spec.name] = Stage(run, path, spec.name, key)
-    return work, module
-
-
-def read_card(run: RunFolder) -> dict[str, Any]:
-    """``weights/card.json`` of a finished run.
-
-    Raises:
-        UsageError: the run has not come that far.
-    """
-    try:
-        card = dict(json.loads((run.path / "weights" / "card.json").read_text()))
-        card["kind"], card["class_names"]
-        return card
-    except (OSError, ValueError, TypeError, KeyError):
-        raise UsageError.of(
-            "RUN-UNFINISHED",
-            where=run.path,
-            found=f"state {run.status.get('state')!r}, no weights/card.json",
-            expected="a finished run",
-            fix=f"fewmask resume {run.path}",
-        ) from None
-
-
-def predictor_of_run(run: RunFolder, device: torch.device) -> Any:
-    """The run's predictor, from ``weights/`` alone where it is a segmenter.
-
-    Raises:
-        UsageError: the run is not finished.
-        CheckpointError: its weights are damaged.
-    """
-    card = read_card(run)
-    work, module = restore_workspace(run, device)
-    if card["kind"] != "segmenter":
-        return module.predictor_of(work)
-    weights = run.path / "weights" / "segmenter.safetensors"
-    if not weights.is_file() or card.get("sha256", "") not in {"", sha256_file(weights)}:
-        raise CheckpointError.of(
-            "WEIGHTS-DAMAGED",
-            where=weights,
-            found="other bytes than card.json vouches for" if weights.is_file() else "no file",
-            expected="the weights that the run has written",
-            fix=f"restore the file, or `fewmask resume {run.path}` to write it again",
-        )
-    network = new_segmenter(work.config, len(card["class_names"]) + 1, pretrained=False)
-    load_weights(weights, network)
-    return SegmenterPredictor(
-        network.to(device).eval(), card["image_size"], card["views"], card["refine"]
-    )
 
 
 def _total(works: Sequence[Workspace], fact: str, how: Any) -> float:

@@ -14,12 +14,15 @@ export     segmenter, images   RUN/masks, RUN/weights
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
+from fewmask.data.folder import DataFolder
 from fewmask.errors import DataError
 from fewmask.pipelines.supervised_config import PRESETS, SupervisedConfig
-from fewmask.training.evaluation import Candidate, measure, trivial_controls
+from fewmask.report.bill import pretrained_labels
+from fewmask.training.evaluation import FULL_SUPERVISION, Candidate, measure, trivial_controls
 from fewmask.training.run_folder import Stage
 from fewmask.training.segmenting import (
     SegmenterPredictor,
@@ -27,13 +30,33 @@ from fewmask.training.segmenting import (
     export_masks,
     few_mask_rows,
     fit_segmenter,
+    has_encoder,
     load_segmenter,
+    new_segmenter,
     rows_with_masks,
     true_targets,
 )
 from fewmask.training.workspace import StageSpec, Workspace, prepare, split
 
-__all__ = ["ALWAYS", "NEEDS", "PRESETS", "STAGES", "SupervisedConfig", "predictor_of", "stages_of"]
+__all__ = [
+    "ALWAYS",
+    "NEEDS",
+    "PRESETS",
+    "STAGES",
+    "SupervisedConfig",
+    "predictor_of",
+    "refuse_impossible",
+    "stages_of",
+]
+
+
+def refuse_impossible(config: SupervisedConfig, data: DataFolder, stages: Sequence[str]) -> None:  # noqa: ARG001
+    """Build the network once, before anything is trained.
+
+    Raises:
+        FewmaskError: there is no such network, or not with these weights.
+    """
+    new_segmenter(config, len(data.class_names) + 1)
 
 
 def train_segmenter(work: Workspace, stage: Stage) -> None:
@@ -57,11 +80,13 @@ def evaluate(work: Workspace, stage: Stage) -> None:
     """Measure the segmenter and the trivial controls on the held-out images."""
     predictor = predictor_of(work)
     used = len(work.stages["segment"].read_json("masks_used.json"))
+    asked = work.config.masks
     result = Candidate(
-        f"segmenter on {used} true masks",
+        f"segmenter on {asked} true masks" if asked else FULL_SUPERVISION,
         "result",
         lambda _, image: predictor.mask(image),
         masks_used=used,
+        note=f"the training part has only {used}" if used < asked else "",
     )
     measure(work, stage, [*trivial_controls(len(work.class_names) + 1), result])
 
@@ -85,9 +110,14 @@ def bill(works: Sequence[Workspace]) -> list[tuple[str, str, str]]:
     """Every label that went into the result: (what, labels, source)."""
     used = [len(work.stages["segment"].read_json("masks_used.json")) for work in works]
     lines = [("pixel masks", ", ".join(map(str, used)), "your data, training part of each fold")]
-    if works[0].config.encoder_weights != "none":
-        lines.append(("weights of the encoder", "1.28 million image-level tags", "ImageNet-1k"))
+    if has_encoder(works[0].config):
+        lines += pretrained_labels(works[0].config)
     return lines
+
+
+def checks(works: Sequence[Workspace]) -> dict[str, Any]:  # noqa: ARG001
+    """No tag and no evidence that could cheat."""
+    return {}
 
 
 STAGES = (

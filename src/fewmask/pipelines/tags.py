@@ -15,8 +15,8 @@ evidence      all of the above               cams.npy, differences.npy          
 pseudo_masks  evidence                       targets.npy                          3.4
 segment       images, targets                round-N.safetensors                  ours
 controls      true masks, if any             masks-N.safetensors                  U-Net reference
-masks         segmenter, all images          RUN/masks, RUN/weights               (ours)
 evaluate      test images and masks          confusion.npy, evaluation.json       4.1, table 4.1
+export        segmenter, all images          RUN/masks, RUN/weights               (ours)
 ============  =============================  ===================================  ================
 
 Differs from the paper (preset ``paper``):
@@ -36,17 +36,19 @@ import numpy as np
 
 from fewmask.data.splits import check_lineage
 from fewmask.data.transforms import IGNORE_INDEX
+from fewmask.pipelines.tags_bill import bill
+from fewmask.pipelines.tags_checks import refuse_impossible
 from fewmask.pipelines.tags_config import PRESETS, TagsConfig
-from fewmask.pipelines.tags_cut import balanced_cut
+from fewmask.pipelines.tags_erasure import CUTS, balanced_cut, drawn_rows, judged
 from fewmask.pipelines.tags_evidence import EvidenceMaker, make_evidence, train_classifier
 from fewmask.pipelines.tags_rows import (
     Evidence,
     EvidencePredictor,
-    bill,
     candidates,
     panels,
     target_of,
 )
+from fewmask.pipelines.tags_sharpness import checks
 from fewmask.pipelines.tags_translation import augment, train_translation
 from fewmask.training.evaluation import measure
 from fewmask.training.loop import Loop
@@ -59,6 +61,7 @@ from fewmask.training.segmenting import (
     load_segmenter,
     probs_of_rows,
 )
+from fewmask.training.signals import stop_if_asked
 from fewmask.training.workspace import StageSpec, Workspace, prepare, split
 
 __all__ = [
@@ -68,27 +71,49 @@ __all__ = [
     "STAGES",
     "TagsConfig",
     "bill",
+    "checks",
     "panels",
     "predictor_of",
+    "refuse_impossible",
     "stages_of",
 ]
+
+CUT_IMAGES = 48  # on which the cut of the evidence is found
 
 
 def make_pseudo_masks(work: Workspace, stage: Stage) -> None:
     """Evidence to training targets: refined, with an ignore band; negatives are background."""
     evidence, config = Evidence(work), work.config
     rows = work.rows("train", "val")
-    cut = config.pseudo_cut
-    if cut is None:
-        cut = balanced_cut(work, stage, work.rows("train", tagged=True), evidence.scores)
-        work.run.log(f"{stage.label}: label-free cut of the evidence at {cut:.2f}")
-    stage.write_json("used_cut.json", cut)
+    if config.pseudo_cut is None:
+        cuts = label_free_cuts(work, stage, evidence)
+    else:
+        cuts = [config.pseudo_cut] * len(work.class_names)
+    stage.write_json("used_cuts.json", cuts)
     targets = np.full(work.images.shape[:3], IGNORE_INDEX, np.uint8)
     loop = Loop(stage, len(rows), seed=config.seed, state={}, unit="image", resumable=False)
     for row in (rows[i] for i in loop):
         scores = evidence.scores(row)
-        targets[row] = target_of(work.images[row], scores, work.tags[row], cut, config)
+        targets[row] = target_of(work.images[row], scores, work.tags[row], cuts, config)
     np.save(stage.path / "targets.npy", targets)
+
+
+def label_free_cuts(work: Workspace, stage: Stage, evidence: Evidence) -> list[float]:
+    """Each class's cut of the evidence, found by its tags alone; ``cut.json`` holds the curves."""
+    maker, train = EvidenceMaker.of(work), work.rows("train", tagged=True)
+    drawn = drawn_rows(work.tags, train, CUT_IMAGES, work.config.seed, stage.label, "cut")
+
+    def score_of(row: int, k: int) -> np.ndarray:
+        return np.asarray(evidence.scores(row)[k])
+
+    erasures = judged(work, stage, drawn, score_of, maker.prob_of, "cut")
+    cuts = [balanced_cut(erasure) if erasure else 0.5 for erasure in erasures]
+    names = work.class_names
+    curves = {n: e.record() for n, e in zip(names, erasures, strict=True) if e}
+    stage.write_json("cut.json", {"cuts": CUTS, "curves": curves})
+    found = ", ".join(f"{name} {cut:.2f}" for name, cut in zip(names, cuts, strict=True))
+    work.run.log(f"{stage.label}: label-free cut of the evidence: {found}")
+    return cuts
 
 
 def train_segmenter(work: Workspace, stage: Stage) -> None:
@@ -96,14 +121,18 @@ def train_segmenter(work: Workspace, stage: Stage) -> None:
     config: TagsConfig = work.config
     targets = np.load(work.stages["pseudo_masks"].path / "targets.npy")
     rows, tagged = work.rows("train", "val"), work.rows("train", "val", tagged=True)
+    cuts = [0.5] * len(work.class_names)  # of probabilities
     for number in range(1, config.segment_rounds + 1):
         network = fit_segmenter(work, stage, targets, rows, f"round-{number}")
         if number < config.segment_rounds:
             probs = probs_of_rows(work, stage, network, tagged, f"probs-{number}")
             targets = targets.copy()
             for row in tagged:
+                stop_if_asked()
                 scores = probs[row, 1:].astype(np.float32)
-                targets[row] = target_of(work.images[row], scores, work.tags[row], 0.5, config)
+                targets[row] = target_of(
+                    work.images[row], scores, work.tags[row], cuts, config, before=targets[row]
+                )
 
 
 def evaluate(work: Workspace, stage: Stage) -> None:
@@ -144,7 +173,7 @@ STAGES = (
         "evidence",
         make_evidence,
         reads=("split", "classify", "translate"),
-        settings=("cam", "difference"),
+        settings=("cam", "difference", "pseudo"),
     ),
     StageSpec("pseudo_masks", make_pseudo_masks, reads=("evidence",), settings=("pseudo",)),
     StageSpec("segment", train_segmenter, reads=("pseudo_masks",), settings=("predict", "pseudo")),

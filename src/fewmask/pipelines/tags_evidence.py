@@ -22,12 +22,20 @@ from fewmask.io.images import read_image
 from fewmask.masks.fuse import difference_map
 from fewmask.models.classifier import (
     CLASSIFIER_TARGET_LAYER,
+    check_encoder,
     efficientnet_classifier,
     timm_classifier,
     vgg16_classifier,
 )
 from fewmask.models.cyclegan import translate
 from fewmask.pipelines.tags_config import TagsConfig
+from fewmask.pipelines.tags_erasure import (
+    CUTS,
+    Erasure,
+    drawn_rows,
+    judged,
+    most_convincing,
+)
 from fewmask.pipelines.tags_translation import load_generator, shrink
 from fewmask.randomness import seed_all
 from fewmask.training.checkpoint import load_weights, save_weights
@@ -38,6 +46,9 @@ from fewmask.training.run_folder import Stage
 from fewmask.training.segmenting import weights_file
 from fewmask.training.workspace import Workspace, open_array
 
+CAM_SIZES = (1.0, 1.5, 2.0)  # of the CAM's input, as multiples of image_size
+JUDGED_IMAGES = 24
+
 
 def new_classifier(config: TagsConfig, num_classes: int, *, pretrained: bool = True) -> nn.Module:
     """The tag classifier that the settings describe: image in [0, 1] to logits.
@@ -46,18 +57,25 @@ def new_classifier(config: TagsConfig, num_classes: int, *, pretrained: bool = T
         config: Reads ``encoder``, ``encoder_weights`` and ``classify_loss``.
         num_classes: K tags.
         pretrained: False when trained weights are loaded afterwards.
+
+    Raises:
+        FewmaskError: there is no such encoder, or not with these weights.
     """
     outputs = num_classes + (config.classify_loss == "cross_entropy")
-    file = weights_file(config) if pretrained else None
+    source = config.encoder_weights if pretrained else "none"
+    check_encoder(config.encoder, source)
     if config.encoder == "vgg16":
-        if pretrained and config.encoder_weights == "imagenet":
-            return vgg16_classifier(outputs, "imagenet")
-        return vgg16_classifier(outputs, file)
-    if config.encoder in CLASSIFIER_TARGET_LAYER and file is None:
-        return efficientnet_classifier(
-            outputs, pretrained=pretrained and config.encoder_weights == "packaged"
+        return vgg16_classifier(
+            outputs, "imagenet" if source == "imagenet" else weights_file(source)
         )
-    return timm_classifier(config.encoder, outputs, file)
+    if source == "packaged":
+        return efficientnet_classifier(outputs, pretrained=True)
+    return timm_classifier(config.encoder, outputs, weights_file(source))
+
+
+def target_layer(classifier: nn.Module, config: TagsConfig) -> nn.Module:
+    """Where the maps are taken: the layer of the settings, or the encoder's own."""
+    return find_layer(classifier, config.cam_layer or CLASSIFIER_TARGET_LAYER.get(config.encoder))
 
 
 def tag_loss(kind: str, smoothing: float = 0.0) -> Callable[[Tensor, Tensor], Tensor]:
@@ -123,6 +141,7 @@ def train_classifier(work: Workspace, stage: Stage) -> None:
         tag_loss(config.classify_loss, config.classify_label_smoothing),
         FitSettings(
             epochs=config.classify_epochs,
+            min_steps=config.classify_min_steps,
             batch_size=config.classify_batch_size,
             learning_rate=config.classify_learning_rate,
             optimizer=config.classify_optimizer,
@@ -174,14 +193,21 @@ class EvidenceMaker(NamedTuple):
     gen_ab: nn.Module | None
     config: TagsConfig
     device: torch.device
+    cam_image_size: int
+    layer: nn.Module
 
     @classmethod
     def of(cls, work: Workspace) -> EvidenceMaker:
-        """Load them."""
+        """Load them; where the size of the CAM's input was chosen, with the choice."""
         classifier = new_classifier(work.config, len(work.class_names), pretrained=False)
         load_weights(work.stages["classify"].path / "classifier.safetensors", classifier)
         gen_ab = load_generator(work, "gen_ab") if "translate" in work.stages else None
-        return cls(classifier.to(work.device).eval(), gen_ab, work.config, work.device)
+        size = work.config.cam_image_size or work.config.image_size
+        evidence = work.stages.get("evidence")
+        if work.config.cam_image_size is None and evidence and evidence.holds("cam_size.json"):
+            size = evidence.read_json("cam_size.json")["chosen"]
+        layer = target_layer(classifier, work.config)
+        return cls(classifier.to(work.device).eval(), gen_ab, work.config, work.device, size, layer)
 
     @torch.no_grad()
     def tag_probs(self, image: Tensor) -> np.ndarray:
@@ -190,6 +216,10 @@ class EvidenceMaker(NamedTuple):
         exclusive = self.config.classify_loss == "cross_entropy"
         probs = logits.softmax(1)[:, 1:] if exclusive else logits.sigmoid()
         return np.asarray(probs.cpu().numpy())
+
+    def prob_of(self, k: int) -> Callable[[Tensor], np.ndarray]:
+        """:meth:`tag_probs` of one tag: images to (N,) float32."""
+        return lambda image: np.asarray(self.tag_probs(image)[:, k])
 
     def cams(self, image: Tensor, tags: np.ndarray, method: str | None = None) -> np.ndarray:
         """One map for each tag that an image has.
@@ -203,14 +233,13 @@ class EvidenceMaker(NamedTuple):
             (N, K, S, S) float32 in [0, 1]; zero where the tag is absent.
         """
         config, size = self.config, image.shape[-1]
-        layer = config.cam_layer or CLASSIFIER_TARGET_LAYER.get(config.encoder)
-        options: dict[str, Any] = {"target_layer": find_layer(self.classifier, layer)}
+        options: dict[str, Any] = {"target_layer": self.layer}
         if (method or config.cam_method) == "score_cam":
             options |= {"weighting": config.cam_weighting, "max_masks": config.cam_max_masks}
         cams = np.zeros((*tags.shape, size, size), np.float32)
         big = image.to(self.device)
-        if config.cam_image_size:
-            sides = (config.cam_image_size, config.cam_image_size)
+        if self.cam_image_size != size:
+            sides = (self.cam_image_size, self.cam_image_size)
             big = functional.interpolate(big, sides, mode="bilinear", align_corners=False)
         for k in range(tags.shape[1]):
             chosen = np.flatnonzero(tags[:, k])
@@ -231,30 +260,71 @@ class EvidenceMaker(NamedTuple):
             cams[chosen, k] = shrink(cam[:, None], size)[:, 0].clamp(0, 1).cpu().numpy()
         return cams
 
-    @torch.no_grad()
     def differences(self, image: Tensor) -> np.ndarray:
         """(N, 3, S, S) float32 in [0, 1] to the difference maps (N, S, S) float32 in [0, 1]."""
+        return self.changes(image)[0]
+
+    @torch.no_grad()
+    def changes(self, image: Tensor) -> tuple[np.ndarray, np.ndarray | None]:
+        """What ``gen_ab`` changes: :meth:`differences`, and the attention if the generator has one.
+
+        The attention is (N, S, S) float32 in [0, 1], 1 where the pixel is replaced.
+        """
         size = image.shape[-1]
         if self.gen_ab is None:
-            return np.zeros((len(image), size, size), np.float32)
+            return np.zeros((len(image), size, size), np.float32), None
         small = shrink(image, self.config.translate_image_size).to(self.device)
-        fake, _ = translate(self.gen_ab, to_signed(small))
+        fake, attention = translate(self.gen_ab, to_signed(small))
         changed = np.stack(
             [
                 difference_map(before, after, scale=self.config.difference_scale)
                 for before, after in zip(to_bytes(small), to_bytes((fake + 1) / 2), strict=True)
             ]
         )
-        maps = functional.interpolate(
-            torch.from_numpy(changed)[:, None], (size, size), mode="bilinear", align_corners=False
-        )
-        return maps[:, 0].clamp(0, 1).numpy()
+
+        def enlarged(maps: Tensor) -> np.ndarray:
+            big = functional.interpolate(maps, (size, size), mode="bilinear", align_corners=False)
+            return np.asarray(big[:, 0].clamp(0, 1).cpu().numpy())
+
+        differences = enlarged(torch.from_numpy(changed)[:, None])
+        return differences, None if attention is None else enlarged(attention.float())
+
+
+def choose_cam_size(work: Workspace, stage: Stage, maker: EvidenceMaker) -> int:
+    """The side in px of the CAM's input whose masks convince the classifier most, at equal area.
+
+    A larger input gives a finer map, of a network that has learned at another size: which one
+    counts more depends on the objects. Tags decide it, no mask is seen.
+
+    Writes ``cam_size.json`` with the choice and the curves behind it.
+    """
+    config: TagsConfig = work.config
+    train, salt = work.rows("train", tagged=True), (config.seed, stage.label, "CAM size")
+    drawn = drawn_rows(work.tags, train, JUDGED_IMAGES, *salt)
+    curves: dict[int, list[Erasure]] = {}
+    for size in (round(factor * config.image_size) for factor in CAM_SIZES):
+        sized = maker._replace(cam_image_size=size)
+
+        def score_of(row: int, k: int, sized: EvidenceMaker = sized) -> np.ndarray:
+            only = np.arange(len(work.class_names))[None] == k
+            return np.asarray(sized.cams(to_unit(work.images[[row]]), only)[0, k])
+
+        name = f"CAM of {size} px"
+        erasures = judged(work, stage, drawn, score_of, maker.prob_of, name)
+        curves[size] = [erasure for erasure in erasures if erasure]
+    chosen = most_convincing(curves)
+    record = {str(size): [e.record() for e in erasures] for size, erasures in curves.items()}
+    stage.write_json("cam_size.json", {"chosen": chosen, "cuts": CUTS, "curves": record})
+    work.run.log(f"{stage.label}: CAMs of {chosen} px images (label-free choice)")
+    return chosen
 
 
 def make_evidence(work: Workspace, stage: Stage) -> None:
     """CAMs and difference maps: training images by their tags, test images by predicted tags."""
     config: TagsConfig = work.config
     maker = EvidenceMaker.of(work)
+    if config.cam_image_size is None:
+        maker = maker._replace(cam_image_size=choose_cam_size(work, stage, maker))
     probs = np.load(work.stages["classify"].path / "tag_probs.npy")
     test = set(work.rows("test"))
     known = np.array([probs[i] > 0.5 if i in test else work.tags[i] for i in range(len(probs))])
@@ -266,6 +336,8 @@ def make_evidence(work: Workspace, stage: Stage) -> None:
     }
     if config.cam_method == "score_cam":
         shapes["grad_cams"] = (n, k, size, size)  # the published baseline
+    if maker.gen_ab is not None and config.translate_kind == "attention":
+        shapes["attentions"] = (n, size, size)
     arrays = {}
     for name, shape in shapes.items():
         arrays[name] = open_array(stage.path / f"{name}.npy", np.float16, shape)
@@ -287,7 +359,9 @@ def make_evidence(work: Workspace, stage: Stage) -> None:
         chunk = chunks[step]
         image = to_unit(work.images[chunk])
         arrays["cams"][chunk] = maker.cams(image, known[chunk])
-        arrays["differences"][chunk] = maker.differences(image)
+        arrays["differences"][chunk], attention = maker.changes(image)
+        if "attentions" in arrays:
+            arrays["attentions"][chunk] = attention
         if "grad_cams" in arrays:
             arrays["grad_cams"][chunk] = maker.cams(image, known[chunk], "grad_cam")
     flush()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -11,12 +12,19 @@ from PIL import Image
 
 from fewmask.data.transforms import resize_image, resize_mask, to_unit
 from fewmask.masks.fuse import fuse_soft
-from fewmask.masks.targets import class_ids, pseudo_target
+from fewmask.masks.pseudo_labels import class_ids, pseudo_target
 from fewmask.masks.threshold import threshold_map
 from fewmask.metrics.controls import oracle_threshold
+from fewmask.pipelines.tags_bill import AT_CAM, AT_CUT, AT_DIFFERENCE, threshold_choice
 from fewmask.pipelines.tags_config import TagsConfig
 from fewmask.pipelines.tags_evidence import EvidenceMaker
-from fewmask.training.evaluation import Candidate, Kind, measured_rows, trivial_controls
+from fewmask.training.evaluation import (
+    FULL_SUPERVISION,
+    Candidate,
+    Kind,
+    measured_rows,
+    trivial_controls,
+)
 from fewmask.training.segmenting import SegmenterPredictor, load_segmenter, true_target
 from fewmask.training.workspace import Workspace
 
@@ -34,8 +42,8 @@ class Evidence:
         self.differences = np.load(path / "differences.npy", mmap_mode="r")  # (N, S, S)
         self.known_tags = np.load(path / "known_tags.npy")  # (N, K) given, on test images predicted
         self.has_difference = "translate" in work.stages
-        baseline = path / "grad_cams.npy"
-        self.grad_cams = np.load(baseline, mmap_mode="r") if baseline.exists() else None
+        self.grad_cams = _array_if_there(path / "grad_cams.npy")  # (N, K, S, S)
+        self.attentions = _array_if_there(path / "attentions.npy")  # (N, S, S)
 
     def scores(self, row: int) -> np.ndarray:
         """(K, S, S) float32 in [0, 1]: both maps as one score for each class."""
@@ -46,12 +54,21 @@ class Evidence:
         fused = np.stack([fuse_soft(c, difference, self.config.pseudo_fusion) for c in cams])
         return fused / np.maximum(fused.max((1, 2), keepdims=True), 1e-6)
 
+    def attention(self, row: int) -> np.ndarray:
+        """(K, S, S) float32 in [0, 1]: the generator's own mask for each class that is there."""
+        score = self.attentions[row].astype(np.float32)
+        return np.where(self.known_tags[row][:, None, None], score, 0)
+
     def difference(self, row: int, *, minmax: bool = False) -> np.ndarray:
         """(K, S, S) float32 in [0, 1]: the difference map of each class that is there, else 0."""
         score = self.differences[row].astype(np.float32)
         if minmax:
             score = stretched(score - score.min())
         return np.where(self.known_tags[row][:, None, None], score, 0)
+
+
+def _array_if_there(path: Path) -> Any:
+    return np.load(path, mmap_mode="r") if path.exists() else None
 
 
 def stretched(score: np.ndarray) -> np.ndarray:
@@ -67,36 +84,32 @@ def cut(scores: np.ndarray, value: float | None, method: str = "otsu") -> np.nda
 
 
 def target_of(
-    image: np.ndarray, scores: np.ndarray, tags: np.ndarray, cut: float, config: TagsConfig
+    image: np.ndarray,
+    scores: np.ndarray,
+    tags: np.ndarray,
+    cuts: Sequence[float],
+    config: TagsConfig,
+    before: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A training target from the scores of the classes that an image is known to have.
-
-    Args:
-        image: (S, S, 3) uint8.
-        scores: (K, S, S) float32 in [0, 1].
-        tags: (K,) bool.
-        cut: Score at which object and background are equally likely.
-        config: Reads ``pseudo_*``.
-
-    Returns:
-        (S, S) uint8 ids with 255 where the evidence is undecided.
-    """
+    """A training target by the run's settings, see :mod:`fewmask.masks.pseudo_labels`."""
     return pseudo_target(
         image,
-        np.where(tags[:, None, None], scores, 0),
+        scores,
+        tags,
         method=config.pseudo_refine,
-        cut=cut,
+        cuts=cuts,
         band=config.pseudo_band,
         band_px=config.pseudo_band_px,
+        before=before,
     )
 
 
 def refined_masks(work: Workspace, evidence: Evidence, row: int) -> np.ndarray:
-    """(K, S, S) bool: what a pseudo-mask of this image would be, by its known or predicted tags."""
-    tagged = evidence.cams[row].any((1, 2))
-    cut = work.stages["pseudo_masks"].read_json("used_cut.json")
-    target = target_of(work.images[row], evidence.scores(row), tagged, cut, work.config)
-    return np.stack([target == k for k in range(1, len(tagged) + 1)])
+    """(K, S, S) bool: the refined evidence of an image, by its known or predicted tags."""
+    tags, cuts = evidence.known_tags[row], work.stages["pseudo_masks"].read_json("used_cuts.json")
+    scores, method = evidence.scores(row), work.config.pseudo_refine
+    target = pseudo_target(work.images[row], scores, tags, method=method, cuts=cuts)
+    return np.stack([target == k for k in range(1, len(tags) + 1)])
 
 
 def candidates(work: Workspace) -> list[Candidate]:
@@ -111,7 +124,7 @@ def candidates(work: Workspace) -> list[Candidate]:
             few = name != "masks-all"
             rows.append(
                 Candidate(
-                    f"segmenter on {count} true masks",
+                    f"segmenter on {count} true masks" if few else FULL_SUPERVISION,
                     "control" if few else "reference",
                     _apply(predictor),
                     masks_used=count,
@@ -122,13 +135,13 @@ def candidates(work: Workspace) -> list[Candidate]:
             )
     if "segment" in work.stages:
         stage, rounds = work.stages["segment"], work.config.segment_rounds
+        choice, masks = threshold_choice(work, AT_CUT)
         for number in range(1, rounds + 1):
             predictor = load_segmenter(work, stage.path / f"round-{number}.safetensors")
-            name = "segmenter on pseudo-masks"
-            if number < rounds:
-                rows.append(Candidate(f"{name}, round {number}", "reference", _apply(predictor)))
-            else:
-                rows.append(Candidate(name, "result", _apply(predictor)))
+            last = number == rounds
+            name = "segmenter on pseudo-masks" + ("" if last else f", round {number}")
+            kind: Kind = "result" if last else "reference"
+            rows.append(Candidate(name, kind, _apply(predictor), choice, masks))
     return rows
 
 
@@ -140,17 +153,15 @@ def evidence_rows(work: Workspace, evidence: Evidence) -> list[Candidate]:
     """What the maps give without a segmenter; on test images by predicted tags only."""
     config: TagsConfig = work.config
     name = CAM_NAMES.get(config.cam_method, config.cam_method)
-    billed = billed_masks(work)
 
     def row(
-        title: str, mask: Callable[[int], np.ndarray], kind: Kind = "evidence", masks: int = 0
+        title: str, mask: Callable[[int], np.ndarray], *given: str, kind: Kind = "evidence"
     ) -> Candidate:
         def at_own_size(index: int, image: np.ndarray) -> np.ndarray:
             ids = class_ids(mask(index), evidence.scores(index))
             return np.asarray(resize_mask(ids, *image.shape[:2]))
 
-        choice = f"{masks} masks" if masks else "label_free"
-        return Candidate(title, kind, at_own_size, threshold_choice=choice, masks_used=masks)
+        return Candidate(title, kind, at_own_size, *threshold_choice(work, *given))
 
     def cams(index: int) -> np.ndarray:
         return evidence.cams[index].astype(np.float32)
@@ -163,79 +174,74 @@ def evidence_rows(work: Workspace, evidence: Evidence) -> list[Candidate]:
                 f"{name} AND difference, Otsu",
                 lambda i: cut(cams(i), None) & cut(evidence.difference(i), None),
             ),
-            row(
-                f"fused ({config.pseudo_fusion}), Otsu",
-                lambda i: cut(evidence.scores(i), None),
-            ),
         ]
-    values = (config.cam_threshold, config.difference_threshold)
-    if evidence.has_difference and values != (None, None):
-        rows += _published_rows(evidence, row, name, values, billed)
+    if evidence.has_difference and evidence.attentions is not None:
+        rows.insert(2, row("attention mask, Otsu", lambda i: cut(evidence.attention(i), None)))
+    if evidence.has_difference and config.pseudo_fusion != "none":
+        title = f"fused ({config.pseudo_fusion}), Otsu"
+        rows.append(row(title, lambda i: cut(evidence.scores(i), None)))
+    rows += _rows_at_given_thresholds(evidence, row, name)
     if "pseudo_masks" in work.stages:
         rows.append(
             row(
                 "refined evidence: the pseudo-masks themselves",
                 lambda i: refined_masks(work, evidence, i),
-                "reference",
+                AT_CUT,
+                kind="reference",
             )
         )
     rows += _oracle_rows(work, evidence, row, name)
     if "segment" not in work.stages:
-        rows.append(row(f"{name} chain", lambda i: chain(evidence, i), "result", billed))
+        used = (AT_CAM, AT_DIFFERENCE) if evidence.has_difference else (AT_CAM,)
+        rows.append(row(f"{name} chain", lambda i: chain(evidence, i), *used, kind="result"))
     return rows
 
 
-def billed_masks(work: Workspace) -> int:
-    """Masks behind given thresholds: as declared, or else the positives of the validation part.
-
-    The published values were chosen on the masks of a validation set whose size is not given.
-    """
-    config: TagsConfig = work.config
-    if config.cam_threshold is None and config.difference_threshold is None:
-        return config.threshold_masks
-    return config.threshold_masks or len(work.rows("val", tagged=True))
-
-
-def _published_rows(
-    evidence: Evidence, row: Any, name: str, values: tuple[float | None, float | None], billed: int
-) -> list[Candidate]:
+def _rows_at_given_thresholds(evidence: Evidence, row: Any, name: str) -> list[Candidate]:
     """The rows of the published table, and the automatic thresholds that it calls poor."""
-    at_cam, at_difference = values
+    at_cam, at_difference = evidence.config.cam_threshold, evidence.config.difference_threshold
+    baseline = evidence.grad_cams
 
     def cams(index: int) -> np.ndarray:
         return evidence.cams[index].astype(np.float32)
 
-    rows = [
-        row(f"{name} at {at_cam}", lambda i: cut(cams(i), at_cam), masks=billed),
-        row(
-            f"difference map at {at_difference}",
-            lambda i: cut(evidence.difference(i), at_difference),
-            masks=billed,
-        ),
-        row(
-            f"difference map, min-max per image, at {at_difference}",
-            lambda i: cut(evidence.difference(i, minmax=True), at_difference),
-            masks=billed,
-        ),
-    ]
-    rows += [
-        row(f"{name} AND difference, {method.capitalize()}", _both_automatic(evidence, method))
-        for method in AUTOMATIC[1:]
-    ]
-    if evidence.grad_cams is not None:
-        baseline = evidence.grad_cams
+    def grad_cams(index: int) -> np.ndarray:
+        return np.asarray(baseline[index].astype(np.float32))
 
-        def grad_cams(index: int) -> np.ndarray:
-            return baseline[index].astype(np.float32)
+    def differences(index: int) -> np.ndarray:
+        return cut(evidence.difference(index), at_difference)
 
+    rows: list[Candidate] = []
+    if not evidence.has_difference:
+        return rows
+    if at_cam is not None:
+        rows.append(row(f"{name} at {at_cam}", lambda i: cut(cams(i), at_cam), AT_CAM))
+    if at_difference is not None:
         rows += [
-            row(f"Grad-CAM at {at_cam}", lambda i: cut(grad_cams(i), at_cam), masks=billed),
+            row(f"difference map at {at_difference}", differences, AT_DIFFERENCE),
             row(
-                f"Grad-CAM at {at_cam} AND difference at {at_difference}",
-                lambda i: cut(grad_cams(i), at_cam) & cut(evidence.difference(i), at_difference),
-                masks=billed,
+                f"difference map, min-max per image, at {at_difference}",
+                lambda i: cut(evidence.difference(i, minmax=True), at_difference),
+                AT_DIFFERENCE,
             ),
         ]
+    if rows:
+        rows += [
+            row(f"{name} AND difference, {method.capitalize()}", _both_automatic(evidence, method))
+            for method in AUTOMATIC[1:]
+        ]
+    if baseline is not None and at_cam is not None:
+        title = f"Grad-CAM at {at_cam}"
+        rows.append(row(title, lambda i: cut(grad_cams(i), at_cam), AT_CAM))
+        if at_difference is not None:
+            rows.append(
+                row(
+                    f"{title} AND difference at {at_difference}",
+                    lambda i: cut(grad_cams(i), at_cam) & differences(i),
+                    AT_CAM,
+                    AT_DIFFERENCE,
+                )
+            )
     return rows
 
 
@@ -259,8 +265,10 @@ def _oracle_rows(work: Workspace, evidence: Evidence, row: Any, name: str) -> li
     title = f"{name} at its best threshold on the test masks"
     masks = sum(work.data.samples[i].mask_path is not None for i in measured)
     cams = evidence.cams
-    found = row(title, lambda i: cut(cams[i].astype(np.float32), best), "oracle", masks)
-    return [replace(found, note=f"at {best:.2f}")]
+    found = row(title, lambda i: cut(cams[i].astype(np.float32), best), kind="oracle")
+    return [
+        replace(found, threshold_choice=f"{masks} masks", masks_used=masks, note=f"at {best:.2f}")
+    ]
 
 
 def chain(evidence: Evidence, row: int) -> np.ndarray:
@@ -335,21 +343,3 @@ def _map_at(score: np.ndarray, size: tuple[int, ...]) -> np.ndarray:
     image = Image.fromarray(score.astype(np.float32))
     resized = np.asarray(image.resize((size[1], size[0]), Image.Resampling.BILINEAR))
     return np.clip(resized, 0, 1)
-
-
-def bill(works: Sequence[Workspace]) -> list[tuple[str, str, str]]:
-    """Every label that went into the result or its rows: (what, labels, source)."""
-    work = works[0]
-    config: TagsConfig = work.config
-    learned = len(work.rows("train")) + len(work.rows("val"))
-    lines = [("image-level tags", f"{learned} images", "your data, training part of each fold")]
-    if config.encoder_weights != "none":
-        lines.append(("weights of the encoder", "1.28 million image-level tags", "ImageNet-1k"))
-    lines.append(("masks behind thresholds", str(billed_masks(work)), "see the table"))
-    if "controls" in work.stages:
-        counts = work.stages["controls"].read_json("controls.json").values()
-        text = ", ".join(map(str, counts)) or "0"
-        lines.append(
-            ("masks for control and reference rows only", text, "your data, training part")
-        )
-    return lines

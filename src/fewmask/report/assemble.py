@@ -11,68 +11,26 @@ import numpy as np
 
 from fewmask.data.folder import read_target
 from fewmask.io.images import read_image
-from fewmask.metrics.confusion import gap_closed
 from fewmask.report.figures import curves_figure, strip_png
 from fewmask.report.html import Case, ReportData, Row, render_report, text_table
+from fewmask.report.table import comparison_text, headline_metrics, table_rows
 from fewmask.training.checkpoint import write_atomically
 from fewmask.training.evaluation import Evaluation
 from fewmask.training.workspace import Workspace
 
-KIND = {"evidence": "control"}
-"""The raw evidence is a control of the table: a segmenter that does not beat it adds nothing."""
-
-
-def headline_metrics(class_names: Sequence[str]) -> list[str]:
-    """Columns of the table: for one class its own scores, for several the means over them."""
-    if len(class_names) == 1:
-        name = class_names[0]
-        return [
-            f"iou.pooled.{name}",
-            f"iou.per_image.{name}",
-            "miou",
-            f"precision.{name}",
-            f"recall.{name}",
-            f"fpr_on_empty.{name}",
-        ]
-    return ["miou_foreground", "miou", *(f"iou.pooled.{name}" for name in class_names)]
-
-
-def table_rows(evaluation: Evaluation, rows: Sequence[dict[str, Any]]) -> list[Row]:
-    """The table's rows, with the share of the gap to full supervision that each has closed."""
-    main = headline_metrics(evaluation.class_names)[0]
-    ceiling = next((r["metrics"].get(main) for r in rows if r["name"].endswith("true masks")
-                    and r["kind"] == "reference"), None)  # fmt: skip
-    floor = next((r["metrics"].get(main) for r in rows if r["kind"] == "control"), None)
-    return [
-        Row(
-            name=row["name"],
-            kind=KIND.get(row["kind"], row["kind"]),
-            metrics={
-                **row["metrics"],
-                "gap_closed": gap_closed(row["metrics"].get(main), floor, ceiling),
-            },
-            threshold_choice=row["threshold_choice"],
-            label_cost=f"{row['masks_used']} masks" if row["masks_used"] else "tags only",
-            note=row["note"],
-        )
-        for row in rows
-    ]
+PAIRED = "paired by group, one seed"
 
 
 def summary_table(run_path: Path) -> str:
-    """The table of a finished run as plain text."""
+    """The table of a finished run as plain text, with the result's comparisons below it."""
     summary = json.loads((run_path / "metrics.json").read_text())
-    rows = [
-        Row(
-            name=row["name"],
-            kind=KIND.get(row["kind"], row["kind"]),
-            metrics=row["metrics"],
-            threshold_choice=row["threshold_choice"],
-            label_cost=str(row["masks_used"]),
-        )
-        for row in summary["rows"]
-    ]
-    return text_table(rows, headline_metrics(summary["class_names"]))
+    columns = [*headline_metrics(summary["class_names"]), "gap_closed"]
+    lines = [text_table(table_rows(summary["rows"]), columns)]
+    for row in summary["rows"]:
+        if row.get("compared"):
+            lines.append(f"{row['name']}, {row['compared'][0]['metric']}, {PAIRED}:")
+            lines += [f"  {comparison_text(found)}" for found in row["compared"]]
+    return "\n".join(lines)
 
 
 def write_report(
@@ -90,7 +48,7 @@ def write_report(
         The report's path.
     """
     run, config = works[0].run, works[0].config
-    rows = table_rows(evaluation, summary["rows"])
+    rows = table_rows(summary["rows"])
     records = [json.loads(line) for line in _lines(run.path / "metrics.jsonl")]
     labels = dict.fromkeys(record["stage"] for record in records)
     cases = draw_cases(works, evaluation, module)
@@ -116,7 +74,7 @@ def write_report(
         curves=[(label, curves_figure(records, label)) for label in labels],
         cases=cases,
         bill=module.bill(works),
-        notes=notes(works, evaluation),
+        notes=notes(works, evaluation, summary),
         synthetic=bool(run.record.get("synthetic")),
         run_yaml=(run.path / "run.yaml").read_text(),
         next_commands=[
@@ -147,7 +105,7 @@ def verdict(rows: Sequence[Row], evaluation: Evaluation) -> str:
     return f"{main} = {score:.3f} {word} the best control, “{row.name}” ({best:.3f})."
 
 
-def notes(works: Sequence[Workspace], evaluation: Evaluation) -> list[str]:
+def notes(works: Sequence[Workspace], evaluation: Evaluation, summary: dict[str, Any]) -> list[str]:
     """Remarks that belong beside the numbers."""
     work = works[0]
     remarks = [
@@ -158,7 +116,43 @@ def notes(works: Sequence[Workspace], evaluation: Evaluation) -> list[str]:
         remarks.append("There is no translation stage: the evidence is the CAM alone.")
     if not evaluation.ids:
         remarks.append("The data has no masks for its test images, so nothing could be measured.")
-    return remarks
+    if any(row.get("compared") for row in summary["rows"]):
+        remarks.append(
+            f"Differences under the result ({headline_metrics(evaluation.class_names)[0]}) are "
+            f"{PAIRED}: both rows on the same test images, 95 % bootstrap interval, and a "
+            "permutation test that exchanges the two rows on whole groups. The label-free control "
+            "is the best one on these very images. They speak of these trained networks; another "
+            "seed trains others, and a claim about the method needs at least three."
+        )
+    if len(works) > 1:
+        remarks.append(
+            f"Scores are cross-validated over {len(works)} folds; the weights that this run hands "
+            f"out are those of fold {work.fold} alone."
+        )
+    if evaluation.incomplete:
+        remarks.append("Left out, as some folds lack them: " + "; ".join(evaluation.incomplete))
+    return remarks + sharpness_notes(evaluation.class_names, summary["checks"])
+
+
+def sharpness_notes(class_names: Sequence[str], checks: dict[str, Any]) -> list[str]:
+    """A line for each class: is the tag, or the CAM, a matter of sharpness?"""
+    lines = []
+    for name in class_names:
+        found = checks.get(f"sharpness.auc.{name}")
+        if found is None:
+            continue
+        line = (
+            f"Image sharpness alone tells the tag {name} with an AUC of {found:.2f} on the test "
+            "images (0.5: not at all; below: images with the tag are blurrier)"
+        )
+        follows = checks[f"sharpness.cam_correlation.{name}"]
+        if follows is not None:
+            line += (
+                f"; the CAM's rank correlation with local sharpness is {follows:+.2f}, mean over "
+                f"{checks[f'sharpness.cam_images.{name}']} of them (near +1 or -1: a sharpness map)"
+            )
+        lines.append(line + ".")
+    return lines
 
 
 def draw_cases(works: Sequence[Workspace], evaluation: Evaluation, module: Any) -> list[Case]:

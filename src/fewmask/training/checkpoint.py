@@ -154,7 +154,7 @@ class CheckpointStore:
                 fix="resume with the version of fewmask that wrote it, or start a new run",
             )
         for name, item in state.items():
-            part = path / parts[name]["file"]
+            part = _part(path, parts[name]["file"])
             try:
                 if isinstance(item, nn.Module):
                     item.load_state_dict(safetensors.torch.load_file(part))
@@ -192,12 +192,17 @@ def verified_manifest(path: Path) -> dict[str, Any]:
     if path.name != f"step-{step:08d}":
         raise _damaged(path / MANIFEST, f"step {step}")
     for file, expected in parts.values():
-        part = path / Path(str(file)).name
+        part = _part(path, file)
         if not part.is_file():
             raise _damaged(part, "no file")
         if sha256_file(part) != expected:
             raise _damaged(part, "another SHA-256 than the manifest's")
     return dict(manifest)
+
+
+def _part(path: Path, file: object) -> Path:
+    """A part's file; whatever a manifest calls it, inside the checkpoint."""
+    return path / Path(str(file)).name
 
 
 def _damaged(path: Path, found: str) -> CheckpointError:

@@ -18,16 +18,20 @@ from fewmask.training.workspace import Workspace, open_array
 
 Kind = Literal["result", "evidence", "control", "reference", "oracle"]
 
+FULL_SUPERVISION = "segmenter on all true masks"
+"""The row that is the ceiling. How many masks that are differs between folds; the name does not."""
+
 
 @dataclass(frozen=True)
 class Candidate:
     """Something that makes masks, to be measured as one row of the table.
 
     Attributes:
-        name: Of the row.
+        name: Of the row; the same in every fold, so without numbers that differ between them.
         kind: ``result`` is the pipeline's answer.
         mask_of: Row number and image (H, W, 3) uint8 to ids (H, W).
-        threshold_choice: ``label_free`` or ``n masks``.
+        threshold_choice: ``label_free``, ``n masks``, or ``given``: a value whose origin the
+            user has not stated.
         masks_used: Pixel masks that went into it: its label cost.
         note: A remark for the reader.
     """
@@ -125,8 +129,9 @@ class Evaluation:
         class_names: The K foreground classes.
         ids: Test images.
         groups: The group of each.
-        candidates: Facts of each row of the table.
+        candidates: Facts of each row of the table, see :func:`pooled_facts`.
         matrices: (candidates, images, C, C) int64.
+        incomplete: Rows that some folds have and others lack; they cannot be pooled.
     """
 
     class_names: list[str]
@@ -134,14 +139,19 @@ class Evaluation:
     groups: list[str]
     candidates: list[dict[str, Any]]
     matrices: np.ndarray
+    incomplete: tuple[str, ...] = ()
 
     @classmethod
     def read(cls, stages: Sequence[Stage]) -> Evaluation:
-        """The evaluation of one fold, or the pooled one of several."""
+        """The evaluation of one fold, or the pooled one of several.
+
+        Folds that measured no image take no row away.
+        """
         records = [stage.read_json("evaluation.json") for stage in stages]
+        counted = [record for record in records if record["ids"]] or records
+        names = list(dict.fromkeys(name for record in counted for name in _names(record)))
+        shared = [n for n in names if all(n in _names(record) for record in counted)]
         first = records[0]
-        names = [c["name"] for c in first["candidates"]]
-        shared = [n for n in names if all(n in _names(record) for record in records)]
         size = len(first["class_names"]) + 1
         parts = []
         for stage, record in zip(stages, records, strict=True):
@@ -153,8 +163,9 @@ class Evaluation:
             class_names=first["class_names"],
             ids=[i for record in records for i in record["ids"]],
             groups=[g for record in records for g in record["groups"]],
-            candidates=[c for c in first["candidates"] if c["name"] in shared],
+            candidates=[pooled_facts([_facts(r, name) for r in counted]) for name in shared],
             matrices=np.concatenate(parts, axis=1) if parts else empty,
+            incomplete=tuple(name for name in names if name not in shared),
         )
 
     def metrics(self, index: int, *, bootstrap: int = 1000) -> dict[str, Any]:
@@ -179,6 +190,34 @@ class Evaluation:
         hit = np.einsum("icc->ic", m)[:, 1:].sum(1)
         union = m.sum((1, 2)) - m[:, 0, 0]
         return [float(h / u) if u else None for h, u in zip(hit, union, strict=True)]
+
+
+def pooled_facts(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What one row of the table says of all folds.
+
+    Its masks are what one answer costs. Training parts of folds overlap, so their masks must not
+    be added up: the row says the most that a fold used. An oracle's masks are the test masks of
+    its fold, which no other fold tests: there it is the sum. Different notes are all told.
+
+    Args:
+        facts: :meth:`Candidate.facts` of the row in each fold.
+    """
+    first = facts[0]
+    each = [fact["masks_used"] for fact in facts]
+    masks = sum(each) if first["kind"] == "oracle" else max(each)
+    choices = dict.fromkeys(fact["threshold_choice"] for fact in facts)
+    if all(choice.endswith(" masks") for choice in choices):
+        choices = dict.fromkeys([f"{masks} masks"])
+    return {
+        **first,
+        "threshold_choice": "; ".join(choices),
+        "masks_used": masks,
+        "note": "; ".join(dict.fromkeys(fact["note"] for fact in facts if fact["note"])),
+    }
+
+
+def _facts(record: dict[str, Any], name: str) -> dict[str, Any]:
+    return dict(record["candidates"][_names(record).index(name)])
 
 
 def _names(record: dict[str, Any]) -> list[str]:

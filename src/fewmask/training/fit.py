@@ -14,6 +14,7 @@ from torch.optim.swa_utils import AveragedModel
 from fewmask.data.loading import TrainingSet, step_loader, steps_per_epoch
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import Stage
+from fewmask.training.signals import step_first
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class FitSettings:
 
     Attributes:
         epochs: Passes over the training rows.
+        min_steps: No fewer optimiser steps than this: few rows get more passes.
         batch_size: Images a step.
         learning_rate: Highest rate of the schedule.
         optimizer: ``sgd`` has momentum 0.9; ``adam`` and ``adamw`` torch's defaults.
@@ -39,6 +41,7 @@ class FitSettings:
     epochs: int
     batch_size: int
     learning_rate: float
+    min_steps: int = 0
     optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine"] = "cosine"
@@ -101,12 +104,13 @@ def fit(
         workers: Loader processes; the result does not depend on them.
 
     Returns:
-        The network with its final weights (EMA or best if asked for), in eval mode.
+        The network with its final weights (EMA or best if asked for), in eval mode. Its tensors
+        lie in memory as those of a network that was loaded: the last digits depend on that.
     """
     network.to(device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
     optimizer = _optimizer(settings, network)
     per_epoch = steps_per_epoch(len(dataset), settings.batch_size)
-    total_steps = settings.epochs * per_epoch
+    total_steps = max(settings.epochs * per_epoch, settings.min_steps)
     state: dict[str, Any] = {"network": network, "optimizer": optimizer}
     if settings.ema_decay:
         average = AveragedModel(
@@ -145,7 +149,8 @@ def fit(
         if score and place == 0 and epoch % settings.validate_every_epochs == 0:
             judged = state["ema"].module if settings.ema_decay else network
             judged.eval()
-            values["score"] = score(judged)
+            with step_first():
+                values["score"] = score(judged)
             network.train()
             if settings.keep == "best":
                 state["best"].offer(values["score"], step, judged)
@@ -154,7 +159,7 @@ def fit(
         network.load_state_dict(state["ema"].module.state_dict())
     if settings.keep == "best" and state["best"].weights:
         network.load_state_dict(state["best"].weights)
-    return network.eval()
+    return network.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
 
 def warm_ema(decay: float) -> Callable[[Any, Any, Any], None]:

@@ -18,7 +18,7 @@ class ImagePool:
     swapped for a random one of the pool, and otherwise returned without being kept.
 
     Args:
-        capacity: Number of images kept; 0 returns every image as it is.
+        capacity: Number of images kept, on the CPU; 0 returns every image as it is.
 
     Source: Zhu et al. 2017, section 4 (Shrivastava et al. 2017, section 2.3).
     """
@@ -38,7 +38,7 @@ class ImagePool:
             seed: Decides every draw of this query, so that no generator's state need be saved.
 
         Returns:
-            (N, C, H, W) detached; for each image itself or an older one.
+            (N, C, H, W) detached, on the images' device; for each image itself or an older one.
         """
         rng = generator("image_pool", seed)
         images = images.detach()
@@ -48,16 +48,16 @@ class ImagePool:
 
     def _exchange(self, image: Tensor, swap: float, place: float) -> Tensor:
         if len(self._images) < self.capacity:
-            self._images.append(image.clone())
+            self._images.append(image.to("cpu", copy=True))
             return image
         if swap < 0.5:
             return image
         index = int(place * self.capacity)
-        stored, self._images[index] = self._images[index], image.clone()
-        return stored.to(image.device)  # a pool that was loaded is on the CPU
+        stored, self._images[index] = self._images[index], image.to("cpu", copy=True)
+        return stored.to(image.device)
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The pool's images as one tensor, (n, C, H, W); n = 0 when it is empty."""
+        """The pool's images as one tensor on the CPU, (n, C, H, W); n = 0 when it is empty."""
         return {"images": torch.stack(self._images) if self._images else torch.empty(0)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -76,4 +76,4 @@ class ImagePool:
                 expected=f"'images' with at most {self.capacity} of them",
                 fix="resume from another checkpoint of the same run",
             )
-        self._images = list(images.clone())
+        self._images = list(images.to("cpu", copy=True))

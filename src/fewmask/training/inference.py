@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from fewmask.attribution.cam import VIEWS
 from fewmask.data.transforms import to_unit
+from fewmask.training.signals import stop_if_asked
 
 
 @torch.no_grad()
@@ -56,13 +57,15 @@ def predict_tags(
         rows: Which of them.
         exclusive: Logits are [none, tag 1, …] under a softmax; otherwise one sigmoid a tag.
         device: Where the network is.
-        batch_size: Images at once.
+        batch_size: Images at once; between two batches it stops if a signal has
+            asked for that.
 
     Returns:
         (len(rows), K) float32.
     """
     found = []
     for first in range(0, len(rows), batch_size):
+        stop_if_asked()
         image = to_unit(images[list(rows[first : first + batch_size])]).to(device)
         logits = network(image).float()
         found.append(logits.softmax(1)[:, 1:] if exclusive else logits.sigmoid())

@@ -151,6 +151,7 @@ class Loop:
             if self.before_save:
                 self.before_save()
             self._flush_records()
+            self.stage.keep_seconds()
         except OSError as error:
             raise disk_error(self.stage.path, error) from error
         self.store.save(self.step, self.state, {"threads": torch.get_num_threads()})

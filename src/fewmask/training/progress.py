@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from fewmask.training.run_folder import RunFolder
+from fewmask.training.signals import stop_if_asked
 
 LINE_EVERY_SECONDS = 30.0
+Item = TypeVar("Item")
 
 
 class Progress:
@@ -21,17 +23,19 @@ class Progress:
         total: Number of steps.
         done: Steps done before (a resumed loop).
         unit: What a step is.
-        run: Receives the plain lines.
+        run: Receives the plain lines; without a run they go to stderr alone.
     """
 
-    def __init__(self, title: str, total: int, done: int, unit: str, run: RunFolder) -> None:
+    def __init__(
+        self, title: str, total: int, done: int, unit: str, run: RunFolder | None = None
+    ) -> None:
         self.title, self.total, self.unit, self.run = title, total, unit, run
         self.first = done
         self.started = self.last_line = time.monotonic()
         self.bar: Any = None
 
     def __enter__(self) -> Self:
-        if sys.stderr.isatty() and not self.run.quiet:
+        if sys.stderr.isatty() and not (self.run and self.run.quiet):
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, TimeRemainingColumn
             from rich.progress import Progress as Bar
@@ -71,7 +75,18 @@ class Progress:
             self.last_line = now
             seconds = now - self.started
             left = seconds / max(done - self.first, 1) * (self.total - done)
-            self.run.log(
+            line = (
                 f"{self.title}: {self.unit} {done}/{self.total}, {seconds:.0f} s, "
                 f"{left:.0f} s left  {shown}".rstrip()
             )
+            if self.run:
+                self.run.log(line)
+            else:
+                print(line, file=sys.stderr, flush=True)  # noqa: T201
+
+    def over(self, items: Iterable[Item]) -> Iterator[Item]:
+        """The items one by one, each shown when it is done; a signal to stop is obeyed between."""
+        for number, item in enumerate(items, start=1):
+            stop_if_asked()
+            yield item
+            self.advance(number, {})

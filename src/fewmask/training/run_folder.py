@@ -23,7 +23,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,7 @@ from fewmask.training.checkpoint import (
 )
 
 DONE = "DONE.json"
+SECONDS = "seconds.json"
 PACKAGES = ("fewmask", "torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy")
 
 
@@ -214,7 +215,7 @@ class RunFolder:
         """
         stage = Stage(self, self.path / folder / f"{number}-{name}", name, key)
         stage.discard_if_stale()
-        return stage
+        return replace(stage, earlier_seconds=stage.kept_seconds())
 
 
 @dataclass(frozen=True)
@@ -225,6 +226,8 @@ class Stage:
     path: Path
     name: str
     key: str
+    earlier_seconds: float = field(default=0.0, compare=False)
+    opened: float = field(default_factory=lambda: time.monotonic(), compare=False)
 
     @property
     def label(self) -> str:
@@ -263,6 +266,26 @@ class Stage:
         except OSError as error:
             raise disk_error(self.path, error) from error
 
+    @property
+    def seconds(self) -> float:
+        """Time spent in the stage, by this process and by those before it that did not finish.
+
+        Of a process that was killed, the time after its last save is missing.
+        """
+        return self.earlier_seconds + time.monotonic() - self.opened
+
+    def keep_seconds(self) -> None:
+        """Write the time spent beside the checkpoints, for a process that goes on."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.checkpoints / SECONDS, json.dumps(self.seconds).encode())
+
+    def kept_seconds(self) -> float:
+        """What :meth:`keep_seconds` wrote last; 0 if nothing is there."""
+        try:
+            return float(json.loads((self.checkpoints / SECONDS).read_text()))
+        except (OSError, ValueError, TypeError):
+            return 0.0
+
     def finish(self, **facts: Any) -> None:
         """Close the stage: hash its files, then write ``DONE.json``, then drop its checkpoints."""
         remove_temporaries(self.path)
@@ -283,6 +306,10 @@ class Stage:
     def write_json(self, name: str, value: Any) -> None:
         """Write a JSON file of the stage, whole or not at all."""
         write_atomically(self.path / name, json.dumps(value, indent=1).encode())
+
+    def holds(self, name: str) -> bool:
+        """Whether the stage has written that file."""
+        return (self.path / name).is_file()
 
     def read_json(self, name: str) -> Any:
         """Read a JSON file of the stage."""

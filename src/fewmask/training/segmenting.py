@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,10 +22,13 @@ from fewmask.data.transforms import (
     resize_mask,
     to_unit,
 )
+from fewmask.errors import UsageError
 from fewmask.io.images import read_image, write_mask
 from fewmask.losses.segmentation import cross_entropy, dice_loss, generalised_cross_entropy
-from fewmask.masks.targets import refine_classes
+from fewmask.masks.pseudo_labels import refine_classes
+from fewmask.models.classifier import check_encoder
 from fewmask.models.segmenter import build_segmenter, classic_unet
+from fewmask.models.weights import matching
 from fewmask.randomness import generator, seed_all
 from fewmask.training.checkpoint import load_weights, save_weights, write_atomically
 from fewmask.training.fit import FitSettings, fit
@@ -42,25 +45,29 @@ def new_segmenter(config: Settings, num_classes: int, *, pretrained: bool = True
         config: Reads ``segment_*``, ``encoder`` and ``encoder_weights``.
         num_classes: K + 1.
         pretrained: False to load a whole trained segmenter afterwards.
+
+    Raises:
+        FewmaskError: there is no such encoder, or not with these weights.
     """
-    if config.segment_architecture == "classic_unet":
+    if not has_encoder(config):
         return classic_unet(3, num_classes)
-    width = config.segment_decoder_width
-    file = weights_file(config) if pretrained else None
+    source = config.encoder_weights if pretrained else "none"
+    check_encoder(config.encoder, source)
+    of_unet = config.segment_architecture in {"unet", "unetplusplus"}
+    width = config.segment_decoder_width if of_unet else 0
     return build_segmenter(
         config.segment_architecture,
         config.encoder,
         num_classes=num_classes,
-        pretrained=pretrained and config.encoder_weights == "packaged",
+        pretrained=source == "packaged",
         decoder_channels=[width * 4, width * 2, width, width // 2, width // 4] if width else None,
-        weights_file=file,
+        weights_file="imagenet" if source == "imagenet" else weights_file(source),
     )
 
 
-def weights_file(config: Settings) -> Path | None:
-    """The encoder's weights if the settings name a file."""
-    known = {"packaged", "imagenet", "none"}
-    return None if config.encoder_weights in known else Path(config.encoder_weights)
+def weights_file(source: str) -> Path | None:
+    """The file, if it is one that ``encoder_weights`` names."""
+    return None if source in {"packaged", "imagenet", "none"} else Path(source)
 
 
 def segmentation_loss(kind: str) -> Callable[[Tensor, Tensor], Tensor]:
@@ -93,8 +100,8 @@ def fit_segmenter(
     if path.exists():  # finished before a later part of the stage was interrupted
         load_weights(path, network)
         return network.to(work.device).eval()
-    if config.segment_start == "tags" and config.segment_architecture != "classic_unet":
-        start_from_tags(network, work.stages["classify"].path / "classifier.safetensors")
+    if "classify" in work.stages and config.segment_start == "tags" and has_encoder(config):
+        start_from_tags(network, load_file(work.stages["classify"].path / "classifier.safetensors"))
     augmentation = Augmentation(
         flips=config.seen_from_above,
         mirror=True,
@@ -108,6 +115,7 @@ def fit_segmenter(
     )
     settings = FitSettings(
         epochs=config.segment_epochs,
+        min_steps=config.segment_min_steps,
         batch_size=config.segment_batch_size,
         learning_rate=config.segment_learning_rate,
         optimizer=config.segment_optimizer,
@@ -132,16 +140,35 @@ def fit_segmenter(
     return network
 
 
-def start_from_tags(segmenter: nn.Module, path: Path) -> None:
+def has_encoder(config: Settings) -> bool:
+    """Whether the segmenter stands on ``encoder``."""
+    return config.segment_architecture != "classic_unet"
+
+
+def start_from_tags(segmenter: nn.Module, classifier: Mapping[str, Tensor]) -> None:
     """Put the body of a trained tag classifier into the encoder of a segmenter.
 
     Args:
         segmenter: From :func:`new_segmenter`, with the same encoder.
-        path: The classifier's safetensors.
+        classifier: The classifier's state dict.
+
+    Raises:
+        UsageError: A tensor of the encoder is not in the classifier.
     """
-    encoder = segmenter.network.network.encoder.model  # type: ignore[union-attr]
-    trained = {k.removeprefix("network."): v for k, v in load_file(path).items()}
-    encoder.load_state_dict({k: trained[k] for k in encoder.state_dict()})  # type: ignore[union-attr]
+    encoder: Any = segmenter.network.network.encoder.model  # type: ignore[union-attr]
+    trained = {name.removeprefix("network."): tensor for name, tensor in classifier.items()}
+    found = matching(encoder, trained)
+    missing = [name for name in encoder.state_dict() if name not in found]
+    if missing:
+        raise UsageError.of(
+            "SEGMENT-START",
+            where="segment_start",
+            found=f"{len(missing)} of the encoder's tensors that the tag classifier does not have, "
+            f"the first of them {missing[0]!r}",
+            expected="an encoder that is the tag classifier's body",
+            fix="--segment-start encoder, or another --encoder",
+        )
+    encoder.load_state_dict(found)
 
 
 def probs_of_rows(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -17,16 +17,18 @@ import torch
 
 from fewmask.config import Settings
 from fewmask.data.content import digest_of
+from fewmask.data.copies import find_copies, fingerprint
 from fewmask.data.folder import DataFolder, Sample
 from fewmask.data.official_split import read_split
 from fewmask.data.splits import Split, cut_folds, link_duplicates, split_for_fold
 from fewmask.data.transforms import resize_image
-from fewmask.errors import UsageError
+from fewmask.errors import ResourceError, UsageError
 from fewmask.io.images import read_image
 from fewmask.training.checkpoint import sha256_file
 from fewmask.training.device import peak_gigabytes
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import RunFolder, Stage
+from fewmask.training.signals import stop_if_asked
 
 
 @dataclass
@@ -116,10 +118,11 @@ def run_stages(work: Workspace, specs: Sequence[StageSpec], selected: Sequence[s
     """Run the selected stages in order; finished ones with unchanged inputs are kept.
 
     Raises:
-        UsageError: a selected stage reads one that is neither selected nor optional.
+        UsageError: a file that a setting names is not there.
+        KeyboardInterrupt: a signal has asked for a stop between two stages.
     """
     prefixes = [f"{name}_" for spec in specs for name in (spec.name, *spec.settings)]
-    settings = work.config.model_dump(mode="json")
+    settings = settings_by_content(work.config)
     general = {
         name: value
         for name, value in settings.items()
@@ -148,15 +151,48 @@ def run_stages(work: Workspace, specs: Sequence[StageSpec], selected: Sequence[s
         if stage.done:
             work.run.log(f"{stage.label}: done before")
             continue
+        stop_if_asked()
         work.run.set_status("running", stage=stage.label)
-        started = time.monotonic()
-        spec.function(work, stage)
-        seconds = time.monotonic() - started
+        try:
+            spec.function(work, stage)
+        except BaseException:
+            with suppress(OSError, ResourceError):  # what went wrong first is told
+                stage.keep_seconds()
+            raise
+        seconds = stage.seconds
         stage.finish(seconds=round(seconds, 1), peak_gb=round(peak_gigabytes(work.device), 2))
         work.run.log(f"{stage.label}: {seconds:.0f} s")
 
 
 NOT_AN_INPUT = {"device", "threads", "workers", "tensorboard", "stages", "folds", "save_probs"}
+
+
+def input_files(config: Settings) -> dict[str, Path]:
+    """The files that settings name, by setting."""
+    files = {name: value for name, value in config if isinstance(value, Path)}
+    if config.encoder_weights not in {"packaged", "imagenet", "none"}:
+        files["encoder_weights"] = Path(config.encoder_weights)
+    return files
+
+
+def settings_by_content(config: Settings) -> dict[str, Any]:
+    """The settings as they enter stage keys: a file is what is in it, wherever it lies.
+
+    Raises:
+        UsageError: a file is not there.
+    """
+    settings = config.model_dump(mode="json")
+    for name, path in input_files(config).items():
+        if not path.is_file():
+            raise UsageError.of(
+                "FILE-MISSING",
+                where=f"{name}: {path}",
+                found="no such file",
+                expected="the file that this setting names",
+                fix="correct the path, or put the file back",
+            )
+        settings[name] = sha256_file(path)
+    return settings
 
 
 def selected_stages(
@@ -262,10 +298,19 @@ def cut_parts(samples: Sequence[Sample], config: Settings, fold: int) -> Split:
     """The parts of one fold, from ``split_file`` or a cut by group and tags.
 
     Raises:
+        UsageError: a split file and folds.
         DataError: too few samples or groups, or a split file that does not fit.
         LeakError: a split file that tears a group apart.
     """
     if config.split_file:
+        if config.folds > 1:
+            raise UsageError.of(
+                "SPLIT-FILE",
+                where="--split-file with --folds",
+                found=f"an official split and {config.folds} folds",
+                expected="one of them: a split file has one test part, which every fold would test",
+                fix="leave out --folds, or --split-file",
+            )
         return read_split(config.split_file, samples)
     folds = config.folds if config.folds > 1 else config.test_folds
     fold_of = cut_folds(samples, folds=folds, seed=config.split_seed)
@@ -277,6 +322,9 @@ def cut_parts(samples: Sequence[Sample], config: Settings, fold: int) -> Split:
 def split(work: Workspace, stage: Stage) -> None:
     """Cut train, validation and test by group before anything is learned; copies stay together."""
     samples = link_duplicates(work.data.samples, work.digests)
+    first_copy = find_copies([fingerprint(image) for image in work.images])
+    ids = [sample.id for sample in samples]
+    samples = link_duplicates(samples, {i: ids[f] for i, f in zip(ids, first_copy, strict=True)})
     parts = cut_parts(samples, work.config, work.fold)
     stage.write_json("split.json", {"train": parts.train, "val": parts.val, "test": parts.test})
     part_of = {i: name for name in ("train", "val", "test") for i in getattr(parts, name)}

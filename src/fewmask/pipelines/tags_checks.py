@@ -1,0 +1,77 @@
+"""What pipeline ``tags`` refuses before its first stage, so that nothing late can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from fewmask.attribution.cam import compute_cam, require_pooled
+from fewmask.data.folder import DataFolder
+from fewmask.errors import UsageError
+from fewmask.pipelines.tags_config import TagsConfig
+from fewmask.pipelines.tags_evidence import new_classifier, target_layer
+from fewmask.training.segmenting import has_encoder, new_segmenter, start_from_tags
+
+
+def refuse_impossible(config: TagsConfig, data: DataFolder, stages: Sequence[str]) -> None:
+    """Look at files, build each network once, and take a map of noise.
+
+    Raises:
+        UsageError: settings that do not fit each other, the encoder or the data.
+        FewmaskError: weights that cannot be had.
+    """
+    _refuse_bad_translation(config, len(data.class_names), stages)
+    classifier = new_classifier(config, len(data.class_names)).eval()
+    _refuse_bad_map(config, classifier)
+    if {"segment", "controls"} & set(stages):
+        segmenter = new_segmenter(config, len(data.class_names) + 1)
+        if config.segment_start == "tags" and has_encoder(config):
+            start_from_tags(segmenter, classifier.state_dict())
+
+
+def _refuse_bad_translation(config: TagsConfig, num_classes: int, stages: Sequence[str]) -> None:
+    if "translate" in stages and not config.translate_steps and not config.translate_epochs:
+        raise UsageError.of(
+            "TRANSLATE-STEPS",
+            where="translate_steps",
+            found="0, and translate_epochs 0",
+            expected="one of them above 0",
+            fix="--translate-steps 500, or --stages without translate",
+        )
+    if "augment" not in stages or not config.augment_images:
+        return
+    if num_classes > 1:
+        raise UsageError.of(
+            "AUGMENT-CLASSES",
+            where="augment_images",
+            found=f"{config.augment_images} for {num_classes} classes",
+            expected="one class: of several, nobody knows which one a generated image shows",
+            fix="--augment-images 0",
+        )
+    file = config.augment_reject_file
+    if file is not None and not file.is_file():
+        raise UsageError.of(
+            "REJECT-FILE",
+            where=file,
+            found="no such file",
+            expected="a text file with one id a line",
+            fix="correct --augment-reject-file",
+        )
+
+
+def _refuse_bad_map(config: TagsConfig, classifier: nn.Module) -> None:
+    side = config.cam_image_size or config.image_size
+    side = max(1, round(side * min(config.cam_scales)))
+    image = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
+    method = "grad_cam" if config.cam_method == "score_cam" else config.cam_method
+    try:
+        layer = target_layer(classifier, config)
+        compute_cam(classifier, image, target_layer=layer, class_index=0, method=method)
+        if method == "cam":
+            require_pooled(classifier, image, layer)
+    except UsageError as error:
+        where = "--cam-layer, --cam-method, --cam-image-size"
+        raise UsageError(*(replace(problem, where=where) for problem in error.problems)) from None

@@ -1,0 +1,140 @@
+"""The table of a run: its rows with every score, and how the result stands against its controls."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from fewmask.metrics.confusion import gap_closed
+from fewmask.metrics.paired import compare_rows
+from fewmask.report.html import Row
+from fewmask.training.evaluation import FULL_SUPERVISION, Evaluation
+
+KIND = {"evidence": "control"}
+"""The raw evidence is a control of the table: a segmenter that does not beat it adds nothing."""
+
+
+def headline_metrics(class_names: Sequence[str]) -> list[str]:
+    """Columns of the table: for one class its own scores, for several the means over them."""
+    if len(class_names) == 1:
+        name = class_names[0]
+        return [
+            f"iou.pooled.{name}",
+            f"iou.per_image.{name}",
+            "miou",
+            f"precision.{name}",
+            f"recall.{name}",
+            f"fpr_on_empty.{name}",
+        ]
+    return ["miou_foreground", "miou", *(f"iou.pooled.{name}" for name in class_names)]
+
+
+def summary_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
+    """The rows of ``metrics.json``: facts, scores, and what a row is only beside the others.
+
+    That is ``gap_closed``, of the first column, and in the result's row ``compared``: its paired
+    comparisons, see :func:`comparisons`.
+    """
+    rows = [
+        {**facts, "metrics": evaluation.metrics(i)} for i, facts in enumerate(evaluation.candidates)
+    ]
+    main = headline_metrics(evaluation.class_names)[0]
+    best = best_label_free_control(rows, main)
+    floor = None if best is None else rows[best]["metrics"][main]
+    full = [r for r in rows if (r["name"], r["kind"]) == (FULL_SUPERVISION, "reference")]
+    ceiling = full[0]["metrics"].get(main) if full else None
+    for row in rows:
+        row["gap_closed"] = gap_closed(row["metrics"].get(main), floor, ceiling)
+    if evaluation.result is not None and evaluation.ids:
+        rows[evaluation.result]["compared"] = comparisons(evaluation, rows, best)
+    return rows
+
+
+def best_label_free_control(rows: Sequence[dict[str, Any]], metric: str) -> int | None:
+    """Index of the best control or raw evidence that neither mask nor given threshold has helped.
+
+    None if no such row has a score.
+    """
+    scores = {
+        i: row["metrics"][metric]
+        for i, row in enumerate(rows)
+        if row["kind"] in {"control", "evidence"}
+        and row["threshold_choice"] == "label_free"
+        and not row["masks_used"]
+        and row["metrics"].get(metric) is not None
+    }
+    return max(scores, key=lambda i: scores[i]) if scores else None
+
+
+def comparisons(
+    evaluation: Evaluation, rows: Sequence[dict[str, Any]], best: int | None
+) -> list[dict[str, Any]]:
+    """The result against its best label-free control, and against each control on a few masks.
+
+    Args:
+        evaluation: Holds the confusion matrices.
+        rows: Of the table.
+        best: From :func:`best_label_free_control`.
+
+    Returns:
+        For each: ``with`` (a row), ``as``, ``metric``, and what
+        :func:`fewmask.metrics.paired.compare_rows` found.
+    """
+    result = evaluation.result
+    others = [] if best is None else [(best, "best label-free control")]
+    few = [i for i, row in enumerate(rows) if row["kind"] == "control" and row["masks_used"]]
+    others += [(i, "few-masks control") for i in few]
+    return [
+        {
+            "with": rows[i]["name"],
+            "as": role,
+            "metric": headline_metrics(evaluation.class_names)[0],
+            **compare_rows(
+                evaluation.matrices[result], evaluation.matrices[i], groups=evaluation.groups
+            ),
+        }
+        for i, role in others
+    ]
+
+
+def comparison_text(found: dict[str, Any]) -> str:
+    """A comparison in words.
+
+    >>> comparison_text({"with": "CAM, Otsu", "as": "best label-free control", "n_groups": 40,
+    ...                  "difference": 0.1234, "ci95": [0.05, 0.2], "p": 0.0004})
+    '+0.123 [0.050, 0.200], p < 0.001 against the best label-free control, CAM, Otsu'
+    """
+    if found["difference"] is None:
+        return f"undefined against the {found['as']}, {found['with']}"
+    words = f"{found['difference']:+.3f}"
+    if found["ci95"] is not None:
+        low, high = found["ci95"]
+        p = "< 0.001" if found["p"] < 0.001 else f"= {found['p']:.3f}"
+        words += f" [{low:.3f}, {high:.3f}], p {p}"
+    else:
+        words += f" ({found['n_groups']} group: no test)"
+    return f"{words} against the {found['as']}, {found['with']}"
+
+
+def table_rows(rows: Sequence[dict[str, Any]]) -> list[Row]:
+    """The rows of ``metrics.json`` as they are printed."""
+    return [
+        Row(
+            name=row["name"],
+            kind=KIND.get(row["kind"], row["kind"]),
+            metrics={**row["metrics"], "gap_closed": row["gap_closed"]},
+            threshold_choice=row["threshold_choice"],
+            label_cost=_label_cost(row),
+            note="; ".join(
+                [*filter(None, [row["note"]]), *map(comparison_text, row.get("compared", ()))]
+            ),
+        )
+        for row in rows
+    ]
+
+
+def _label_cost(row: dict[str, Any]) -> str:
+    """The labels of a row in words; a control without masks has not seen a tag either."""
+    if row["masks_used"]:
+        return f"{row['masks_used']} masks"
+    return "none" if row["kind"] == "control" else "tags only"
