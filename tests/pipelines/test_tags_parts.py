@@ -8,6 +8,7 @@ from fewmask.models.cyclegan import translate
 from fewmask.pipelines.tags_config import PRESETS, TagsConfig
 from fewmask.pipelines.tags_erasure import (
     CUTS,
+    LARGEST_CUT,
     Erasure,
     balanced_cut,
     crossing,
@@ -140,7 +141,20 @@ def test_maps_are_compared_at_equal_area_not_at_equal_cut():
     large = Erasure(np.linspace(0.9, 0.3, len(CUTS)), lead, zeros)
     small = Erasure(large.area / 2, lead, zeros)  # as convincing with half the area
     assert most_convincing({1: [large], 2: [small]}) == 2
-    assert balanced_cut(large) == CUTS[-1]
+
+
+def test_a_coarse_map_does_not_win_by_masks_that_are_large():
+    fine = Erasure(np.linspace(0.19, 0.07, len(CUTS)), np.full(len(CUTS), 0.7), np.zeros(len(CUTS)))
+    coarse = Erasure(np.linspace(0.6, 0.3, len(CUTS)), np.full(len(CUTS), 0.8), np.zeros(len(CUTS)))
+    assert most_convincing({1: [coarse], 2: [fine]}) == 2
+
+
+def test_where_the_object_alone_leads_at_every_cut_the_cut_is_the_largest_allowed():
+    falling = np.linspace(0.9, 0.1, len(CUTS))
+    area, zeros = np.linspace(0.5, 0.1, len(CUTS)), np.zeros(len(CUTS))
+    assert balanced_cut(Erasure(area, falling, zeros)) == LARGEST_CUT
+    crossed = Erasure(area, falling, falling[::-1])  # equal in the middle
+    assert balanced_cut(crossed) == pytest.approx(CUTS[len(CUTS) // 2])
 
 
 def test_images_are_drawn_for_each_class_from_those_that_have_it():

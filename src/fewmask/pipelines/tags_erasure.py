@@ -28,7 +28,8 @@ from fewmask.training.loop import Loop
 from fewmask.training.run_folder import Stage
 from fewmask.training.workspace import Workspace
 
-CUTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8)
+CUTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+LARGEST_CUT = 0.7
 
 
 class Erasure(NamedTuple):
@@ -111,14 +112,19 @@ def judged(
 
 
 def balanced_cut(erasure: Erasure) -> float:
-    """The cut at which the object alone and the image without it convince equally."""
-    return crossing(CUTS, erasure.lead.tolist())
+    """The cut at which the object alone and the image without it convince equally.
+
+    Not above :data:`LARGEST_CUT`: where a part convinces as much as the whole (a texture), the
+    object alone leads at every cut, and the balance says nothing.
+    """
+    return min(LARGEST_CUT, crossing(CUTS, erasure.lead.tolist()))
 
 
 def most_convincing(candidates: Mapping[int, Sequence[Erasure]]) -> int:
     """The candidate whose masks have the larger lead at the same area, in the mean over classes.
 
-    Leads are compared at areas that all candidates reach.
+    Leads are compared at areas that all candidates reach (or between them, if there are none).
+    No mask has a lead of -1 and the whole image one of 1: the curves are drawn on to there.
 
     Args:
         candidates: For each candidate one :class:`Erasure` a class.
@@ -130,11 +136,11 @@ def most_convincing(candidates: Mapping[int, Sequence[Erasure]]) -> int:
     for erasures in zip(*candidates.values(), strict=True):
         low = max(erasure.area.min() for erasure in erasures)
         high = min(erasure.area.max() for erasure in erasures)
-        areas = np.linspace(low, max(low, high), 9)
+        areas = np.linspace(min(low, high), max(low, high), 9)
         for name, erasure in zip(candidates, erasures, strict=True):
             order = np.argsort(erasure.area)
-            lead = np.interp(areas, erasure.area[order], erasure.lead[order])
-            total[name] += float(lead.mean())
+            area, lead = [0, *erasure.area[order], 1], [-1, *erasure.lead[order], 1]
+            total[name] += float(np.interp(areas, area, lead).mean())
     return max(total, key=lambda name: total[name])
 
 
