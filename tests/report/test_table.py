@@ -8,6 +8,7 @@ from fewmask.report.html import text_table
 from fewmask.report.table import (
     best_label_free_control,
     comparison_text,
+    shown_metrics,
     summary_rows,
     table_rows,
 )
@@ -142,3 +143,12 @@ def test_report_labels_one_seed_as_one(smoke_run):
     text = (smoke_run.path / "report.html").read_text()
     assert "paired by group, one seed" in text
     assert "paired by group, one seed" in smoke_run.result.out
+
+
+def test_the_gap_is_a_column_only_where_full_supervision_was_measured():
+    def columns(lines):
+        return shown_metrics(["scar"], table_rows(summary_rows(evaluation(lines))))
+
+    without = [line for line in TAGS if line[0] != FULL_SUPERVISION]
+    assert columns(TAGS)[-1] == "gap_closed"
+    assert columns(without) == columns(TAGS)[:-1]

@@ -13,7 +13,7 @@ from fewmask.data.folder import read_target
 from fewmask.io.images import read_image
 from fewmask.report.figures import curves_figure, strip_png
 from fewmask.report.html import Case, ReportData, Row, render_report, text_table
-from fewmask.report.table import comparison_text, headline_metrics, table_rows
+from fewmask.report.table import comparison_text, headline_metrics, shown_metrics, table_rows
 from fewmask.training.checkpoint import write_atomically
 from fewmask.training.evaluation import Evaluation
 from fewmask.training.workspace import Workspace
@@ -24,8 +24,8 @@ PAIRED = "paired by group, one seed"
 def summary_table(run_path: Path) -> str:
     """The table of a finished run as plain text, with the result's comparisons below it."""
     summary = json.loads((run_path / "metrics.json").read_text())
-    columns = [*headline_metrics(summary["class_names"]), "gap_closed"]
-    lines = [text_table(table_rows(summary["rows"]), columns)]
+    rows = table_rows(summary["rows"])
+    lines = [text_table(rows, shown_metrics(summary["class_names"], rows))]
     for row in summary["rows"]:
         if row.get("compared"):
             lines.append(f"{row['name']}, {row['compared'][0]['metric']}, {PAIRED}:")
@@ -69,7 +69,7 @@ def write_report(
             ("peak memory", f"{summary['peak_gb']:.1f} GB"),
             ("device", f"{run.record['device']}, {config.threads} threads"),
         ],
-        headline_metrics=[*headline_metrics(evaluation.class_names), "gap_closed"],
+        headline_metrics=shown_metrics(evaluation.class_names, rows),
         rows=rows,
         curves=[(label, curves_figure(records, label)) for label in labels],
         cases=cases,

@@ -29,6 +29,12 @@ def headline_metrics(class_names: Sequence[str]) -> list[str]:
     return ["miou_foreground", "miou", *(f"iou.pooled.{name}" for name in class_names)]
 
 
+def shown_metrics(class_names: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """:func:`headline_metrics`, and ``gap_closed`` where there is a reference to measure it by."""
+    closed = any(row.metrics.get("gap_closed") is not None for row in rows)
+    return [*headline_metrics(class_names), *(["gap_closed"] if closed else [])]
+
+
 def summary_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     """The rows of ``metrics.json``: facts, scores, and what a row is only beside the others.
 
