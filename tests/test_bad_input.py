@@ -142,6 +142,15 @@ def image_beside_the_class_folders(root):
     write(root / "stray.png", np.zeros((32, 32, 3)))
 
 
+def parts_instead_of_classes(root):
+    for kind in ("positive", "negative"):
+        (root / "train" / kind).parent.mkdir(exist_ok=True)
+        (root / kind).rename(root / "train" / kind)
+    shutil.rmtree(root / "masks")
+    (root / "val" / "positive").mkdir(parents=True)
+    write(root / "val" / "positive" / "p9.png", np.eye(32))
+
+
 def link_that_leaves(root):
     outside = root.parent / "outside.png"
     write(outside, np.zeros((32, 32, 3)))
@@ -173,6 +182,7 @@ def mask_on_a_negative(root):
         (same_stem_twice, 10, "STEM-TWICE", "p0.png"),
         (transparent_image, 10, "IMAGE-ALPHA", "p0.png"),
         (image_beside_the_class_folders, 10, "IMAGE-STRAY", "stray.png"),
+        (parts_instead_of_classes, 10, "SPLIT-FOLDERS", "train, val"),
         (link_that_leaves, 15, "PATH-OUTSIDE", "link.png"),
         (link_to_nothing, 10, "PATH-BROKEN", "link.png"),
         (mask_on_a_negative, 10, "TAG-MASK", "n0"),

@@ -75,7 +75,8 @@ assert not {HEAVY!r} & set(sys.modules), {HEAVY!r} & set(sys.modules)
 def test_the_installed_module_runs_in_a_process_of_its_own(small_data, tmp_path):
     arguments = [sys.executable, "-m", "fewmask", "check", str(small_data), "--json"]
     done = subprocess.run(arguments, capture_output=True, text=True)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0
+    assert re.fullmatch(r"check: image 24/24, \d+ s, 0 s left\n", done.stderr)
     assert one_json_value(done.stdout)["counts"]["images"] == 24
     arguments[4] = str(tmp_path / "gone")
     done = subprocess.run(arguments[:-1], capture_output=True, text=True)
@@ -192,14 +193,38 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
 ):
     monkeypatch.chdir(tmp_path)
     before = tree(small_data)
-    plan = one_json_value(fewmask("tags", small_data, "--dry-run", *tiny).out)
+    result = fewmask("tags", small_data, "--dry-run", *tiny)
+    plan = one_json_value(result.out)
+    assert result.err.endswith("next: the same command without --dry-run\n")
     assert plan["data"]["images"] == 24
+    assert sum(plan["parts"].values()) == 24
     assert plan["data"]["with a tag"] == plan["data"]["masks"] == 12
     assert plan["settings"]["classify_epochs"] == 1
     assert plan["folds"] == [0]
     assert "augment" not in plan["stages"]
     assert tree(small_data) == before
     assert not list(tmp_path.iterdir())
+
+
+def problems(result):
+    return [line for line in result.err.splitlines() if ": found " in line]
+
+
+def test_a_dry_run_refuses_what_the_run_would_refuse(fewmask, tiny, small_data, tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.yaml").write_text("pipeline: tags\n")
+    for flags in (
+        ("-o", tmp_path / "run"),
+        ("-o", small_data / "run"),
+        ("--encoder", "no_such_network"),
+        ("--fold", 9),
+        ("--split-file", tmp_path / "none.csv"),
+    ):
+        dry = fewmask("tags", small_data, *tiny, "--dry-run", *flags)
+        wet = fewmask("tags", small_data, *tiny, *flags)
+        assert (dry.code, problems(dry)) == (wet.code, problems(wet))
+        assert dry.code in (2, 10)
+        assert problems(dry)
 
 
 def test_settings_come_from_preset_then_file_then_flags(fewmask, small_data, tmp_path):

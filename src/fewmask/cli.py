@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn, TextIO
 
 from cyclopts import App, CycloptsError, Group, Parameter
 
@@ -150,9 +151,11 @@ def check(
         json: One JSON object on the standard output.
     """
     from fewmask.data.check import check_folder
+    from fewmask.training.progress import watched
 
     report = check_folder(
         data,
+        watch=partial(watched, title="check", unit="image"),
         class_name=class_name,
         class_names=class_names,
         group_pattern=group_pattern,
@@ -332,9 +335,14 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, default=str))
 
 
-def _next(*commands: str) -> None:
-    print("next: " + "\n      ".join(commands))
+def _next(*commands: str, file: TextIO | None = None) -> None:
+    print("next: " + "\n      ".join(commands), file=file)
+
+
+def planned(plan: dict[str, Any]) -> None:
+    """Print what a run would do as JSON; what comes next stands apart, on the standard error."""
+    _print_json(plan)
+    _next("the same command without --dry-run", file=sys.stderr)
 
 
 finished: Callable[[Path], None] = _finished
-print_json: Callable[[Any], None] = _print_json

@@ -80,11 +80,11 @@ def _run(
     given = flags.model_dump(exclude_none=True) if flags else {}
     settings = resolve(schema, presets, preset, file=config, overrides=given)
     from fewmask.api import free_run_path
-    from fewmask.cli import finished, print_json
-    from fewmask.pipelines.running import open_data, plan, start
+    from fewmask.cli import finished, planned
+    from fewmask.pipelines.running import plan, start
 
-    if dry_run:
-        print_json(plan(verb, settings, open_data(verb, data, settings)))
-        return
     path = out or free_run_path(data, verb)
+    if dry_run:
+        planned(plan(verb, data, path, settings))
+        return
     finished(start(verb, data, path, settings, preset=preset).path)

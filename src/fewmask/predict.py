@@ -20,7 +20,7 @@ from fewmask.metrics.confusion import confusion_matrix, summarise
 from fewmask.pipelines.finished import predictor_of_run, read_card
 from fewmask.report.figures import overlay
 from fewmask.training.device import choose_device
-from fewmask.training.progress import Progress
+from fewmask.training.progress import watched
 from fewmask.training.run_folder import RunFolder, refuse_inside
 from fewmask.training.segmenting import save_probs
 
@@ -52,23 +52,22 @@ def predict(
     _refuse_in_data(out, run, images)
     written: list[Path] = []
     problems: list[Problem] = []
-    with Progress("predict", len(found), 0, "image") as progress:
-        for name, path in progress.over(found.items()):
-            try:
-                image = read_image(path)
-            except DataError as error:
-                problems += error.problems
-                continue
-            scores = predictor.probs(image)
-            mask = predictor.mask_of_probs(image, scores)
-            target = out / "masks" / f"{name}.png"
-            for folder in ("masks", "overlays"):
-                (out / folder / name).parent.mkdir(parents=True, exist_ok=True)
-            write_mask(target, mask)
-            write_image(out / "overlays" / f"{name}.png", overlay(image, mask))
-            if probs:
-                save_probs(out / "probs" / f"{name}.npy", scores)
-            written.append(target)
+    for name, path in watched(found.items(), len(found), "predict", "image"):
+        try:
+            image = read_image(path)
+        except DataError as error:
+            problems += error.problems
+            continue
+        scores = predictor.probs(image)
+        mask = predictor.mask_of_probs(image, scores)
+        target = out / "masks" / f"{name}.png"
+        for folder in ("masks", "overlays"):
+            (out / folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_mask(target, mask)
+        write_image(out / "overlays" / f"{name}.png", overlay(image, mask))
+        if probs:
+            save_probs(out / "probs" / f"{name}.npy", scores)
+        written.append(target)
     if problems:
         raise DataError(*problems)
     return written
@@ -131,33 +130,31 @@ def evaluate(
     if save_masks is not None:
         RunFolder.require_free(save_masks)
         _refuse_in_data(save_masks, run, root, "--save-masks")
-    with Progress("evaluate", len(data.samples), 0, "image") as progress:
-        for sample in progress.over(data.samples):
-            image = read_image(sample.image_path)
-            learned = known.learned(image)
-            if learned:
-                if not own:
-                    leaks.append(
-                        Problem(
-                            "LEAK",
-                            sample.id,
-                            learned,
-                            "images that the run has not seen",
-                            "evaluate on other images, or on the run's own data folder "
-                            "(its test part)",
-                        )
+    for sample in watched(data.samples, len(data.samples), "evaluate", "image"):
+        image = read_image(sample.image_path)
+        learned = known.learned(image)
+        if learned:
+            if not own:
+                leaks.append(
+                    Problem(
+                        "LEAK",
+                        sample.id,
+                        learned,
+                        "images that the run has not seen",
+                        "evaluate on other images, or on the run's own data folder (its test part)",
                     )
-                continue
-            target = read_target(sample, data)
-            if target is None or leaks:
-                continue
-            mask = predictor.mask_of_probs(image, predictor.probs(image))
-            matrices.append(confusion_matrix(target, mask, len(card["class_names"]) + 1))
-            groups.append(sample.group)
-            if save_masks is not None:
-                path = save_masks / f"{sample.id}.png"
-                path.parent.mkdir(parents=True, exist_ok=True)
-                write_mask(path, mask)
+                )
+            continue
+        target = read_target(sample, data)
+        if target is None or leaks:
+            continue
+        mask = predictor.mask_of_probs(image, predictor.probs(image))
+        matrices.append(confusion_matrix(target, mask, len(card["class_names"]) + 1))
+        groups.append(sample.group)
+        if save_masks is not None:
+            path = save_masks / f"{sample.id}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_mask(path, mask)
     if leaks:
         raise LeakError(*leaks)
     if not matrices:

@@ -16,10 +16,12 @@ from typing import Any
 
 from fewmask.data.content import (
     Inspection,
+    Watch,
     compare_tags_with_masks,
     find_duplicates,
     find_near_copies,
     inspect_all,
+    unwatched,
 )
 from fewmask.data.records import DataFolder
 from fewmask.data.scan import Scan, scan_folder
@@ -89,11 +91,17 @@ class CheckReport:
         return "\n".join(lines)
 
 
-def check_folder(root: Path | str, **open_kwargs: Any) -> CheckReport:
+def check_folder(
+    root: Path | str,
+    *,
+    watch: Watch = unwatched,
+    **open_kwargs: Any,
+) -> CheckReport:
     """Check a data folder to the last pixel.
 
     Args:
         root: The data folder; nothing in it is written.
+        watch: Shows how far it is; see :data:`fewmask.data.content.Watch`.
         **open_kwargs: As :func:`fewmask.data.folder.open_folder`.
 
     Returns:
@@ -105,7 +113,7 @@ def check_folder(root: Path | str, **open_kwargs: Any) -> CheckReport:
     with warnings.catch_warnings():  # decoders warn about files that are reported below anyway
         warnings.simplefilter("ignore")
         scan = scan_folder(root, **open_kwargs)
-        inspections = inspect_all(scan.folder.samples)
+        inspections = inspect_all(scan.folder.samples, watch)
     problems = list(scan.problems)
     for inspection in inspections:
         problems += inspection.problems

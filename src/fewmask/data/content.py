@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,10 +39,19 @@ class Inspection:
     problems: list[Problem] = field(default_factory=list)
 
 
-def inspect_all(samples: Sequence[Sample]) -> list[Inspection]:
+Watch = Callable[[Iterable[Inspection], int], Iterable[Inspection]]
+"""Is given what is inspected and how many there are, and hands it on: to show progress."""
+
+
+def unwatched(inspections: Iterable[Inspection], total: int) -> Iterable[Inspection]:  # noqa: ARG001
+    """Hand them on, and show nothing."""
+    return inspections
+
+
+def inspect_all(samples: Sequence[Sample], watch: Watch = unwatched) -> list[Inspection]:
     """Decode every image fully, a few at a time; damage is reported, never raised."""
     with ThreadPoolExecutor(WORKERS) as pool:
-        return list(pool.map(_inspect, samples))
+        return list(watch(pool.map(_inspect, samples), len(samples)))
 
 
 def digest_of(image: np.ndarray) -> str:

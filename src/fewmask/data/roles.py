@@ -28,6 +28,18 @@ def role_of(folder_name: str) -> Role | None:
     return ROLES.get(folder_name.casefold())
 
 
+def is_part(folder_name: str) -> bool:
+    """Whether a folder of this name looks like one part of a split data set.
+
+    >>> [is_part(name) for name in ("train", "Val", "testing", "landslide")]
+    [True, True, True, False]
+    """
+    return (
+        re.fullmatch(r"train(ing)?|val(id|idation)?|dev|test(ing)?", folder_name.casefold())
+        is not None
+    )
+
+
 def is_negative(folder_name: str) -> bool:
     """Whether a folder of this name holds images without any tag.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from fewmask.data.files import Listing, composed, is_inside, list_images, outside
 from fewmask.data.mask_encoding import conclude_encoding, read_values
 from fewmask.data.records import DataFolder, Layout, Sample
-from fewmask.data.roles import is_negative, role_in, role_of
+from fewmask.data.roles import is_negative, is_part, role_in, role_of
 from fewmask.data.tags_csv import read_tags
 from fewmask.errors import Problem, UsageError
 
@@ -198,6 +198,12 @@ def _list_samples(
     for path in loose.files.values():
         scan.report("IMAGE-STRAY", path, "an image beside the class folders",
                     "every image in a class folder", "move or remove it")  # fmt: skip
+    if len(parts := [name for name in classes if is_part(name)]) > 1:  # one alone may be a vehicle
+        scan.report(
+            "SPLIT-FOLDERS", root, f"parts of a split: {', '.join(parts)}", "one folder per class",
+            f"give one part, such as {root / parts[0]}; or sort all images by class, and say which "
+            "is for what with --split-file",
+        )  # fmt: skip
     samples = _sorted(
         _sample(root, path, () if is_negative(name) else (name,), pattern, None)
         for name, files in classes.items()

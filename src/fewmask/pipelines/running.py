@@ -5,15 +5,17 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 from fewmask.config import Settings, resolve
 from fewmask.data.check import TOLERATED, check_folder
 from fewmask.data.folder import DataFolder, open_folder, refuse
+from fewmask.data.splits import Split
 from fewmask.errors import Interrupted, UsageError
 from fewmask.metrics.confusion import check_class_names
 from fewmask.report.assemble import write_report
@@ -27,6 +29,7 @@ from fewmask.training.checkpoint import (
 )
 from fewmask.training.device import choose_device
 from fewmask.training.evaluation import Evaluation
+from fewmask.training.progress import watched
 from fewmask.training.run_folder import RunFolder, refuse_inside
 from fewmask.training.segmenting import (
     SegmenterPredictor,
@@ -80,29 +83,69 @@ def open_data(pipeline: str, root: Path, config: Settings) -> DataFolder:
     )
 
 
-def plan(pipeline: str, config: Settings, data: DataFolder) -> dict[str, Any]:
+class Checked(NamedTuple):
+    """A run that can begin: nothing that can be known beforehand stands against it."""
+
+    module: ModuleType
+    config: Settings
+    data: DataFolder
+    device: torch.device
+    stages: list[str]
+    folds: list[int]
+    parts: Split
+
+
+def checked(pipeline: str, root: Path, out: Path, config: Settings) -> Checked:
+    """Refuse now what would fail or mislead later; nothing is written.
+
+    Raises:
+        FewmaskError: see :mod:`fewmask.errors`; a DataError tells every problem of the folder.
+    """
+    module, _ = pipeline_of(pipeline)
+    stages, folds = stages_of_run(module, config), folds_of_run(config)
+    device = choose_device(config.device)
+    if config.tensorboard:
+        require_tensorboard()
+    refuse_inside(out, root)
+    if out.exists():
+        RunFolder.require_free(out)
+    refuse_bad_data(root, config, pipeline)
+    data = open_data(pipeline, root, config)
+    check_class_names(data.class_names)
+    module.refuse_impossible(config, data, stages)
+    parts = cut_parts(data.samples, config, folds[0])
+    config = config.replaced(
+        threads=config.threads or torch.get_num_threads(),
+        **{name: str(path.resolve()) for name, path in input_files(config).items()},
+    )
+    settings_by_content(config)  # refuses a file that is not there
+    return Checked(module, config, data, device, stages, folds, parts)
+
+
+def plan(pipeline: str, root: Path, out: Path, config: Settings) -> dict[str, Any]:
     """What a run would do, resolved; the answer to ``--dry-run``.
 
     Raises:
-        UsageError: stages that cannot run without others.
+        FewmaskError: as :func:`start`, before it writes anything.
     """
-    module, _ = pipeline_of(pipeline)
-    stages = stages_of_run(module, config)
-    device = choose_device(config.device)
+    run = checked(pipeline, root, out, config)
+    samples = run.data.samples
     return {
         "pipeline": pipeline,
+        "run": str(out),
         "data": {
-            "root": str(data.root),
-            "layout": data.layout,
-            "images": len(data.samples),
-            "with a tag": sum(bool(s.tags) for s in data.samples),
-            "masks": sum(s.mask_path is not None for s in data.samples),
-            "classes": list(data.class_names),
+            "root": str(run.data.root),
+            "layout": run.data.layout,
+            "images": len(samples),
+            "with a tag": sum(bool(s.tags) for s in samples),
+            "masks": sum(s.mask_path is not None for s in samples),
+            "classes": list(run.data.class_names),
         },
-        "device": str(device),
-        "folds": folds_of_run(config),
-        "stages": stages,
-        "settings": config.model_dump(mode="json"),
+        "device": str(run.device),
+        "folds": run.folds,
+        "parts": {name: len(getattr(run.parts, name)) for name in ("train", "val", "test")},
+        "stages": run.stages,
+        "settings": run.config.model_dump(mode="json"),
     }
 
 
@@ -114,25 +157,7 @@ def start(
     Raises:
         FewmaskError: see :mod:`fewmask.errors`; nothing was trained if it is a DataError.
     """
-    module, _ = pipeline_of(pipeline)
-    stages = stages_of_run(module, config)
-    folds_of_run(config)
-    device = choose_device(config.device)
-    if config.tensorboard:
-        require_tensorboard()
-    refuse_inside(out, root)
-    if out.exists():
-        RunFolder.require_free(out)
-    refuse_bad_data(root, config, pipeline)
-    data = open_data(pipeline, root, config)
-    check_class_names(data.class_names)
-    module.refuse_impossible(config, data, stages)
-    config = config.replaced(
-        threads=config.threads or torch.get_num_threads(),
-        **{name: str(path.resolve()) for name, path in input_files(config).items()},
-    )
-    cut_parts(data.samples, config, folds_of_run(config)[0])  # refuses here, not after the decoding
-    settings_by_content(config)  # the same for a file that is not there
+    module, config, data, device, *_ = checked(pipeline, root, out, config)
     run = RunFolder.create(
         out,
         {
@@ -189,6 +214,7 @@ def refuse_bad_data(root: Path, config: Settings, pipeline: str) -> None:
     """
     report = check_folder(
         root,
+        watch=partial(watched, title="check", unit="image"),
         class_name=config.class_name,
         class_names=config.class_names,
         group_pattern=config.group_pattern,

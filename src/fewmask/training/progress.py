@@ -90,3 +90,9 @@ class Progress:
             stop_if_asked()
             yield item
             self.advance(number, {})
+
+
+def watched(items: Iterable[Item], total: int, title: str, unit: str) -> Iterator[Item]:
+    """The items one by one, with their progress; a signal to stop is obeyed between."""
+    with Progress(title, total, 0, unit) as progress:
+        yield from progress.over(items)
