@@ -20,9 +20,9 @@ from fewmask.metrics.confusion import confusion_matrix, summarise
 from fewmask.pipelines.finished import predictor_of_run, read_card
 from fewmask.report.figures import overlay
 from fewmask.training.device import choose_device
+from fewmask.training.export import save_probs
 from fewmask.training.progress import watched
 from fewmask.training.run_folder import RunFolder, refuse_inside
-from fewmask.training.segmenting import save_probs
 
 
 def predict(

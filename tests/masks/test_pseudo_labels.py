@@ -2,7 +2,13 @@
 
 import numpy as np
 
-from fewmask.masks.pseudo_labels import class_ids, pseudo_target, refine_classes
+from fewmask.masks.pseudo_labels import (
+    against_the_rest,
+    class_ids,
+    only_tagged,
+    pseudo_target,
+    refine_classes,
+)
 
 GREY = np.full((6, 6, 3), 128, np.uint8)
 HERE = np.ones(1, bool)
@@ -98,3 +104,27 @@ def test_refining_a_clear_image_recovers_its_coloured_square():
         (refined == 1) & (truth == 1)
     ).sum() / union > 0.8  # plain: 400 / 576; the smoothing costs one pixel all round
     assert refine_classes(image, probs)[10:34, 10:34].all()
+
+
+def test_of_many_classes_the_most_probable_wins_though_it_has_no_majority():
+    probs = np.full((3, 24, 24), 0.25, np.float32)
+    probs[1], probs[2] = 0.30, 0.45
+    image = np.full((24, 24, 3), 128, np.uint8)
+    for method in ("none", "colour_model", "superpixel_vote"):
+        assert (refine_classes(image, probs, method=method) == 2).all(), method
+
+
+def test_a_class_is_scored_against_its_strongest_rival():
+    draw = np.random.default_rng(0).dirichlet(np.ones(5), size=(6, 7)).transpose(2, 0, 1)
+    scores = against_the_rest(draw)
+    for k in range(4):
+        rival = np.delete(draw, k + 1, axis=0).max(0)
+        np.testing.assert_allclose(scores[k], draw[k + 1] / (draw[k + 1] + rival), rtol=1e-5)
+    assert np.array_equal(scores.max(0) > 0.5, draw.argmax(0) > 0)
+
+
+def test_what_the_tags_deny_is_no_rival():
+    probs = np.array([0.2, 0.3, 0.5]).reshape(3, 1, 1)
+    kept = only_tagged(probs, np.array([True, False]))
+    assert kept.ravel().tolist() == [0.2, 0.3, 0.0]
+    np.testing.assert_allclose(against_the_rest(kept).ravel(), [0.6, 0.0], rtol=1e-6)

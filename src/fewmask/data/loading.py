@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -19,7 +20,8 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
     Args:
         images: (N, H, W, 3) uint8, in memory or memory-mapped.
         targets: (N, H, W) uint8 masks with 255 = ignore, or (N, K) tags.
-        rows: Rows of both arrays that belong to the set.
+        rows: Rows of both arrays that belong to the set. One that stands several times is
+            augmented differently each time.
         augmentation: Applied to image and mask together.
         seed: The run's seed.
         name: What is trained, so that two trainings of a run draw differently.
@@ -37,6 +39,11 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
     ) -> None:
         self.images, self.targets, self.rows = images, targets, list(rows)
         self.augmentation, self.seed, self.name = augmentation, seed, name
+        seen: Counter[int] = Counter()
+        self.repeats = []  # of each position: how often its row stood before
+        for row in self.rows:
+            self.repeats.append(seen[row])
+            seen[row] += 1
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -45,7 +52,10 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
         """Image (3, H, W) float32 in [0, 1] and its int64 mask (H, W) or float32 tags (K,)."""
         epoch, position = key
         row = self.rows[position]
-        image, names = to_unit(self.images[row]), (self.seed, self.name, "augment", epoch, row)
+        names: list[str | int] = [self.seed, self.name, "augment", epoch, row]
+        if self.repeats[position]:
+            names.append(self.repeats[position])
+        image = to_unit(self.images[row])
         if self.targets.ndim == 2:
             image, _ = self.augmentation(image, None, *names)
             return image, torch.from_numpy(self.targets[row].astype(np.float32))

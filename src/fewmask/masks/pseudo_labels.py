@@ -69,7 +69,7 @@ def refine_classes(image: np.ndarray, probs: np.ndarray, *, method: str = "none"
     ids = probs.argmax(0).astype(np.uint8)
     if method == "none":
         return ids
-    scores = probs[1:].astype(np.float32)
+    scores = against_the_rest(probs)
     masks = [
         refine(image, score, method=method, cut=0.5)
         if (ids == k).any()
@@ -77,6 +77,35 @@ def refine_classes(image: np.ndarray, probs: np.ndarray, *, method: str = "none"
         for k, score in enumerate(scores, start=1)
     ]
     return class_ids(np.stack(masks), scores)
+
+
+def only_tagged(probs: np.ndarray, tags: np.ndarray) -> np.ndarray:
+    """Probabilities (K + 1, H, W) with zero for the classes that the tags (K,) bool deny."""
+    return np.where(np.concatenate([[True], tags])[:, None, None], probs, 0)
+
+
+def against_the_rest(probs: np.ndarray) -> np.ndarray:
+    """The score of each class against its strongest rival: p / (p + highest other p).
+
+    It is above one half where the class is the most probable, whatever the number of classes.
+
+    >>> probs = np.array([0.25, 0.30, 0.45]).reshape(3, 1, 1)
+    >>> against_the_rest(probs).round(2).ravel().tolist()
+    [0.4, 0.6]
+
+    Args:
+        probs: (K + 1, H, W) float, background first; zero where a class is ruled out.
+
+    Returns:
+        (K, H, W) float32 in [0, 1].
+    """
+    probs = probs.astype(np.float32)
+    if len(probs) == 2:
+        return probs[1:]
+    second, first = np.partition(probs, -2, axis=0)[-2:]
+    scores = probs[1:]
+    rivals = np.where(scores == first, second, first)
+    return scores / np.maximum(scores + rivals, np.finfo(np.float32).tiny)
 
 
 def class_ids(masks: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -29,11 +29,11 @@ from fewmask.training.checkpoint import (
 )
 from fewmask.training.device import choose_device
 from fewmask.training.evaluation import Evaluation
+from fewmask.training.export import write_manifest
 from fewmask.training.progress import watched
 from fewmask.training.run_folder import RunFolder, refuse_inside
 from fewmask.training.segmenting import (
     SegmenterPredictor,
-    write_manifest,
 )
 from fewmask.training.signals import stop_on_signals
 from fewmask.training.workspace import (

@@ -22,18 +22,16 @@ from fewmask.data.folder import DataFolder
 from fewmask.errors import DataError
 from fewmask.pipelines.supervised_config import PRESETS, SupervisedConfig
 from fewmask.report.bill import pretrained_labels
+from fewmask.training.controls import balanced_rows, few_masked_rows, masked_rows
 from fewmask.training.evaluation import FULL_SUPERVISION, Candidate, measure, trivial_controls
+from fewmask.training.export import export_masks
 from fewmask.training.run_folder import Stage
 from fewmask.training.segmenting import (
     SegmenterPredictor,
-    balanced_rows,
-    export_masks,
-    few_mask_rows,
     fit_segmenter,
     has_encoder,
     load_segmenter,
     new_segmenter,
-    rows_with_masks,
     true_targets,
 )
 from fewmask.training.workspace import StageSpec, Workspace, prepare, split
@@ -61,7 +59,7 @@ def refuse_impossible(config: SupervisedConfig, data: DataFolder, stages: Sequen
 
 def train_segmenter(work: Workspace, stage: Stage) -> None:
     """Train on the masks of the training part, or on ``masks`` of them."""
-    masked = rows_with_masks(work, "train", "val")
+    masked = masked_rows(work)
     if not masked:
         raise DataError.of(
             "NO-MASKS",
@@ -70,7 +68,7 @@ def train_segmenter(work: Workspace, stage: Stage) -> None:
             expected="masks/ with the stems of the images",
             fix="add masks, or `fewmask tags` if there are image-level tags only",
         )
-    chosen = few_mask_rows(work, work.config.masks) if work.config.masks else masked
+    chosen = few_masked_rows(work, work.config.masks) if work.config.masks else masked
     rows = balanced_rows(work, chosen)
     fit_segmenter(work, stage, true_targets(work, rows), rows, "segmenter")
     stage.write_json("masks_used.json", [work.data.samples[row].id for row in chosen])

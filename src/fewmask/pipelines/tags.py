@@ -36,6 +36,7 @@ import numpy as np
 
 from fewmask.data.splits import check_lineage
 from fewmask.data.transforms import IGNORE_INDEX
+from fewmask.masks.pseudo_labels import against_the_rest, only_tagged
 from fewmask.pipelines.tags_bill import bill
 from fewmask.pipelines.tags_checks import refuse_impossible
 from fewmask.pipelines.tags_config import PRESETS, TagsConfig
@@ -50,13 +51,13 @@ from fewmask.pipelines.tags_rows import (
 )
 from fewmask.pipelines.tags_sharpness import checks
 from fewmask.pipelines.tags_translation import augment, train_translation
+from fewmask.training.controls import controls
 from fewmask.training.evaluation import measure
+from fewmask.training.export import export_masks
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import Stage
 from fewmask.training.segmenting import (
     SegmenterPredictor,
-    controls,
-    export_masks,
     fit_segmenter,
     load_segmenter,
     probs_of_rows,
@@ -129,7 +130,7 @@ def train_segmenter(work: Workspace, stage: Stage) -> None:
             targets = targets.copy()
             for row in tagged:
                 stop_if_asked()
-                scores = probs[row, 1:].astype(np.float32)
+                scores = against_the_rest(only_tagged(probs[row], work.tags[row]))
                 targets[row] = target_of(
                     work.images[row], scores, work.tags[row], cuts, config, before=targets[row]
                 )

@@ -187,7 +187,6 @@ def evidence_rows(work: Workspace, evidence: Evidence) -> list[Candidate]:
                 "refined evidence: the pseudo-masks themselves",
                 lambda i: refined_masks(work, evidence, i),
                 AT_CUT,
-                kind="reference",
             )
         )
     rows += _oracle_rows(work, evidence, row, name)

@@ -1,4 +1,4 @@
-"""The segmenter that every pipeline ends in: built, fitted on targets, applied, written down."""
+"""The segmenter that every pipeline ends in: built, fitted on targets, applied."""
 
 from __future__ import annotations
 
@@ -23,19 +23,18 @@ from fewmask.data.transforms import (
     to_unit,
 )
 from fewmask.errors import UsageError
-from fewmask.io.images import read_image, write_mask
 from fewmask.losses.segmentation import cross_entropy, dice_loss, generalised_cross_entropy
 from fewmask.masks.pseudo_labels import refine_classes
 from fewmask.models.classifier import check_encoder
 from fewmask.models.segmenter import build_segmenter, classic_unet
 from fewmask.models.weights import matching
-from fewmask.randomness import generator, seed_all
-from fewmask.training.checkpoint import load_weights, save_weights, write_atomically
+from fewmask.randomness import seed_all
+from fewmask.training.checkpoint import load_weights, save_weights
 from fewmask.training.fit import FitSettings, fit
 from fewmask.training.inference import predict_probs
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import Stage
-from fewmask.training.workspace import Ledger, Workspace, csv_cell, open_array
+from fewmask.training.workspace import Workspace, open_array
 
 
 def new_segmenter(config: Settings, num_classes: int, *, pretrained: bool = True) -> nn.Module:
@@ -251,52 +250,6 @@ def true_targets(work: Workspace, rows: Sequence[int]) -> np.ndarray:
     return targets
 
 
-def rows_with_masks(work: Workspace, *parts: str) -> list[int]:
-    """Rows of tagged (or untagged but masked) samples whose mask file exists."""
-    return [row for row in work.rows(*parts) if work.data.samples[row].mask_path is not None]
-
-
-def few_mask_rows(work: Workspace, count: int) -> list[int]:
-    """``count`` masked training rows, drawn by the run's seed."""
-    masked = rows_with_masks(work, "train", "val")
-    order = generator(work.config.seed, "few masks", work.fold).permutation(len(masked))
-    return sorted(masked[i] for i in order[:count])
-
-
-def balanced_rows(work: Workspace, masked: Sequence[int]) -> list[int]:
-    """Masked rows, repeated until they fill the training part, and the images without any tag.
-
-    A tag says that an image without it is all background: the control may know that too. It gets
-    as many optimiser steps as a training on every image.
-    """
-    learned = work.rows("train", "val")
-    empty = [
-        row
-        for row in learned
-        if work.data.layout != "images"
-        and not work.tags[row].any()
-        and work.data.samples[row].mask_path is None
-    ]
-    repeats = max(1, round((len(learned) - len(empty)) / max(1, len(masked))))
-    return [*list(masked) * repeats, *empty]
-
-
-def controls(work: Workspace, stage: Stage) -> None:
-    """The same segmenter trained on a few true masks, and on all of them."""
-    masked = rows_with_masks(work, "train", "val")
-    names: dict[str, int] = {}
-    for count in work.config.controls_masks:
-        if count < len(masked):
-            names[f"masks-{count}"] = count
-    if work.config.controls_full and masked:
-        names["masks-all"] = len(masked)
-    for name, count in names.items():
-        chosen = masked if count == len(masked) else few_mask_rows(work, count)
-        rows = balanced_rows(work, chosen)
-        fit_segmenter(work, stage, true_targets(work, rows), rows, name)
-    stage.write_json("controls.json", names)
-
-
 def load_segmenter(work: Workspace, path: Path) -> SegmenterPredictor:
     """The predictor of weights that a stage of this run has written."""
     network = new_segmenter(work.config, len(work.class_names) + 1, pretrained=False)
@@ -317,57 +270,3 @@ class Predictor(Protocol):
 
     def mask_of_probs(self, image: np.ndarray, probs: np.ndarray) -> np.ndarray:
         """The mask (H, W) uint8 that goes with them."""
-
-
-def export_masks(work: Workspace, stage: Stage, predictor: Predictor) -> None:
-    """Write a mask for every image to ``RUN/masks`` and note where each comes from.
-
-    Where an image's tags are known, its mask holds no other class: they are the user's own word.
-    (Nothing of this is measured: the evaluation does not look at tags.) In a cross-validation each
-    fold writes the images that it did not train on.
-    """
-    rows = work.rows("test") if work.folder else list(range(len(work.data.samples)))
-    part_of = {i: part for part, ids in work.parts.items() for i in ids}
-    ledger = Ledger()
-    loop = Loop(stage, len(rows), seed=work.config.seed, state={"manifest": ledger}, unit="image")
-    for i in loop:
-        sample = work.data.samples[rows[i]]
-        image = read_image(sample.image_path)
-        probs = predictor.probs(image)
-        if work.data.layout != "images":
-            probs = np.where(_possible(work.tags[rows[i]])[:, None, None], probs, 0)
-        mask = predictor.mask_of_probs(image, probs)
-        file = Path("masks") / f"{sample.id}.png"
-        target = work.run.path / file
-        target.parent.mkdir(parents=True, exist_ok=True)
-        write_mask(target, mask)
-        if work.config.save_probs:
-            save_probs(work.run.path / "probs" / f"{sample.id}.npy", probs)
-        ledger[sample.id] = {
-            "id": sample.id,
-            "mask": file.as_posix(),
-            "part": part_of[sample.id],
-            "tags": ";".join(sample.tags),
-            "foreground": round(float((mask > 0).mean()), 6),
-            "confidence": round(float(probs.max(0).mean()), 6),
-            "fold": work.fold,
-        }
-    stage.write_json("manifest.json", list(ledger.values()))
-
-
-def _possible(tags: np.ndarray) -> np.ndarray:
-    return np.concatenate([[True], tags])
-
-
-def save_probs(path: Path, probs: np.ndarray) -> None:
-    """(K + 1, H, W) class probabilities as a float16 .npy file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, probs.astype(np.float16))
-
-
-def write_manifest(path: Path, records: Sequence[dict[str, Any]]) -> None:
-    """``manifest.csv``: one line for each mask; cells that look like formulas are quoted."""
-    columns = list(records[0]) if records else ["id"]
-    lines = [",".join(columns)]
-    lines += [",".join(csv_cell(str(record[c])) for c in columns) for record in records]
-    write_atomically(path, ("\n".join(lines) + "\n").encode())
