@@ -16,9 +16,9 @@ check: .venv/.done           ## format, lint, types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
-bench: .venv/.done           ## the short benchmarks; the long ones are in benchmarks/README.md
-	$(BIN)/python benchmarks/cam_agreement.py
-	$(BIN)/python benchmarks/paper_steps.py --row classify
+bench: .venv/.done           ## the short benchmarks, into runs/bench; all: benchmarks/README.md
+	$(BIN)/python benchmarks/cam_agreement.py --out runs/bench
+	$(BIN)/python benchmarks/paper_steps.py --row classify --out runs/bench
 
 # torch first: with its version fixed, pip takes a CPU build where one is offered.
 .venv/.done: pyproject.toml constraints.txt

@@ -3,7 +3,7 @@
 For each method: the largest difference of the maps after min-max, and how many times as long the
 other package takes. Why some maps differ is explained in ``docs/attribution.md``.
 
-    python benchmarks/cam_agreement.py
+    python benchmarks/cam_agreement.py [--out FOLDER]
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import json
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,7 +24,7 @@ from torch.nn.functional import interpolate
 
 from fewmask import torchvision_compat
 from fewmask.attribution.cam import METHODS, compute_cam, find_layer
-from recording import machine, write_results, write_table
+from recording import HERE, machine, write_results, write_table
 
 torchvision_compat.ensure()
 import pytorch_grad_cam as grad_cam  # noqa: E402
@@ -138,6 +139,7 @@ def main() -> None:
     """Measure every method, network and package; write the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of results/; default: here")
     given = parser.parse_args()
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
@@ -163,6 +165,7 @@ def main() -> None:
         rows,
         machine=machine() + ", 1 thread",
         data="seeded noise, 24 x 20 px and 64 px",
+        folder=given.out,
     )
     write_table(
         "cam_agreement",
@@ -177,6 +180,7 @@ def main() -> None:
             ]
             for row in rows
         ],
+        given.out,
     )
 
 

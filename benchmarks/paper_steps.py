@@ -5,7 +5,8 @@ that it changes the weights. Networks have random weights and images random pixe
 the cost. Each row runs in a process of its own, so that its peak memory is its own.
 
     python benchmarks/paper_steps.py                     # all rows
-    python benchmarks/paper_steps.py --row translate     # one row again
+    python benchmarks/paper_steps.py --row translate     # one row again; the others are kept
+    python benchmarks/paper_steps.py --out FOLDER        # leave the tracked results alone
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from fewmask.training.image_pool import ImagePool
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import RunFolder, Stage
 from fewmask.training.segmenting import new_segmenter, segmentation_loss
-from recording import HERE, machine, write_results, write_table
+from recording import HERE, machine, provenance, write_results, write_table
 
 COMMAND = "python benchmarks/paper_steps.py"
 
@@ -118,7 +119,7 @@ def segment(stage: Stage, device: torch.device) -> dict[str, Any]:
     masks = (images[..., 0] > 127).astype(np.uint8)
     loss = segmentation_loss(config.segment_loss)
     facts = _fit_once(stage, new_segmenter(config, 2), images, masks, loss, settings, device)
-    return {**facts, "image_size": size, "batch": batch, "published_batch": None}
+    return {**facts, "image_size": size, "batch": batch}
 
 
 ROWS: dict[str, Callable[[Stage, torch.device], dict[str, Any]]] = {
@@ -203,12 +204,14 @@ def measure(name: str, device: torch.device) -> dict[str, Any]:
         run.quiet = True
         seed_all(0, name)
         facts = ROWS[name](run.stage(1, name, "benchmark"), device)
-    rounded = {k: round(v, 4) if isinstance(v, float) else v for k, v in facts.items()}
+    metrics = {key: round(facts.pop(key), 4) for key in ("loss", "seconds", "changed")}
     return {
         "name": name,
-        **rounded,
+        "metrics": metrics,
+        **facts,
         "peak_gb": round(_peak_gb(device), 2),
-        "minutes": round(facts["seconds"] / 60, 2),
+        "minutes": round(metrics["seconds"] / 60, 2),
+        **provenance(str(device)),
     }
 
 
@@ -217,13 +220,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--row", choices=ROWS, help="only this one; the others are kept")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1")
+    parser.add_argument("--out", type=Path, default=HERE, help="folder of results/; default: here")
     parser.add_argument("--in-process", action="store_true", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if given.in_process:
         print(json.dumps(measure(given.row, torch.device(given.device))))
         return
     name = "paper_steps" if given.device == "cpu" else "paper_steps_cuda"
-    path = HERE / "results" / f"{name}.json"
+    path = given.out / "results" / f"{name}.json"
     kept = (
         {row["name"]: row for row in json.loads(path.read_text())["rows"]} if path.exists() else {}
     )
@@ -237,28 +241,33 @@ def main() -> None:
         print(json.dumps(kept[row]), flush=True)
         rows = [kept[known] for known in ROWS if known in kept]
         write_results(
-            name, COMMAND + suffix, rows, machine=machine(given.device), data="random pixels"
+            name,
+            COMMAND + suffix,
+            rows,
+            machine=machine(given.device),
+            data="random pixels",
+            folder=given.out,
         )
         if given.device == "cpu":
-            _tabulate(rows)
+            _tabulate(rows, given.out)
 
 
-def _tabulate(rows: list[dict[str, Any]]) -> None:
+def _tabulate(rows: list[dict[str, Any]], folder: Path) -> None:
     header = ["stage", "image px", "batch", "at once", "loss", "seconds", "peak GB"]
     lines = [
         [
             row["name"],
             str(row["image_size"]),
-            str(row["batch"]) + ("" if row["published_batch"] else " (not published)"),
+            str(row["batch"]) + ("" if row.get("published_batch") else " (not published)"),
             str(row["micro_batch"]),
-            f"{row['loss']:.3f}",
-            f"{row['seconds']:.0f}",
+            f"{row['metrics']['loss']:.3f}",
+            f"{row['metrics']['seconds']:.0f}",
             f"{row['peak_gb']:.1f}",
-            f"{row['changed']:.0%}",
+            f"{row['metrics']['changed']:.0%}",
         ]
         for row in rows
     ]
-    write_table("paper_steps", [*header, "tensors changed"], lines)
+    write_table("paper_steps", [*header, "tensors changed"], lines, folder)
 
 
 if __name__ == "__main__":

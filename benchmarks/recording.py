@@ -17,9 +17,18 @@ HERE = Path(__file__).parent
 
 
 def write_results(
-    name: str, command: str, rows: Sequence[dict[str, Any]], *, machine: str, data: str
+    name: str,
+    command: str,
+    rows: Sequence[dict[str, Any]],
+    *,
+    machine: str,
+    data: str,
+    folder: Path = HERE,
 ) -> Path:
     """Write the rows of a benchmark, with what is needed to run it again.
+
+    Rows that say by themselves where they were measured (:func:`provenance`) are believed: the
+    file's own commit, date and machine are then all of theirs.
 
     Args:
         name: Of the benchmark.
@@ -27,18 +36,23 @@ def write_results(
         rows: One dictionary each.
         machine: From :func:`machine`.
         data: What was measured on.
+        folder: Whose ``results`` the file is written to.
 
     Returns:
         The file.
     """
-    path = HERE / "results" / f"{name}.json"
-    path.parent.mkdir(exist_ok=True)
+    path = folder / "results" / f"{name}.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    of_rows = {
+        key: "; ".join(sorted({row[key] for row in rows if key in row}))
+        for key in ("commit", "date", "machine")
+    }
     record = {
         "name": name,
         "command": command,
-        "commit": commit(),
-        "date": time.strftime("%Y-%m-%d"),
-        "machine": machine,
+        "commit": of_rows["commit"] or commit(),
+        "date": of_rows["date"] or today(),
+        "machine": of_rows["machine"] or machine,
         "data": data,
         "rows": list(rows),
     }
@@ -46,15 +60,33 @@ def write_results(
     return path
 
 
-def write_table(name: str, header: Sequence[str], lines: Sequence[Sequence[str]]) -> None:
-    """Replace the table of a benchmark in ``README.md``, between its two markers."""
-    path = HERE / "README.md"
+def write_table(
+    name: str, header: Sequence[str], lines: Sequence[Sequence[str]], folder: Path = HERE
+) -> None:
+    """Replace the table of a benchmark in ``README.md``, between its two markers.
+
+    A folder without a ``README.md`` gets none: the table is printed.
+    """
+    cells = [header, ["---"] * len(header), *lines]
+    table = "\n".join("| " + " | ".join(line) + " |" for line in cells)
+    path = folder / "README.md"
+    if not path.exists():
+        print(table)
+        return
     start, end = f"<!-- {name}: start -->", f"<!-- {name}: end -->"
     before, rest = path.read_text().split(start)
     _, after = rest.split(end)
-    cells = [header, ["---"] * len(header), *lines]
-    table = "\n".join("| " + " | ".join(line) + " |" for line in cells)
     path.write_text(f"{before}{start}\n{table}\n{end}{after}")
+
+
+def provenance(device: str = "cpu") -> dict[str, str]:
+    """Where and when a row is measured: commit, date and machine, for the row itself."""
+    return {"commit": commit(), "date": today(), "machine": machine(device)}
+
+
+def today() -> str:
+    """The date, as in 2026-01-31."""
+    return time.strftime("%Y-%m-%d")
 
 
 def commit() -> str:

@@ -293,7 +293,7 @@ def test_check_tells_of_one_sided_tags_and_names_the_command_that_can_use_the_re
         (["--cam-method=magic"], 2, "USAGE", "magic"),
         (["--preset=fats"], 2, "PRESET", "'fast'"),
         (["--stages", "sgement"], 2, "STAGE-UNKNOWN", "segment"),
-        (["--stages", "segment"], 2, "STAGE-MISSING", "pseudo_masks"),
+        (["--stages", "segment", "nonsense"], 2, "STAGE-UNKNOWN", "found nonsense"),
         (["--fold=9"], 2, "FOLD", "0 to 4"),
         (["--image-size=8"], 2, "SETTING-VALUE", "image_size"),
         (["--folds=0"], 2, "SETTING-VALUE", "folds"),
@@ -304,7 +304,8 @@ def test_check_tells_of_one_sided_tags_and_names_the_command_that_can_use_the_re
         (["--class-names", "scar", "pond"], 10, "CLASS-UNKNOWN", "positive"),
         (["--group-pattern=("], 2, "GROUP-PATTERN", "("),
         (["--device=cuda:97"], 14, "DEVICE", "cuda:97"),
-        (["--device=toaster"], 14, "DEVICE", "toaster"),
+        (["--device=toaster"], 2, "DEVICE", "toaster"),
+        (["--device=meta"], 2, "DEVICE", "cuda:N"),
         (["--config=gone.yaml"], 2, "CONFIG-FILE", "gone.yaml"),
         (["--split-file=gone.csv"], 10, "SPLIT-FILE", "gone.csv"),
         (["--folds=50"], 10, "TOO-FEW", "50"),
@@ -364,6 +365,9 @@ def test_a_split_file_with_folds_is_refused_before_a_run_is_made(fewmask, tiny, 
     flags = split_file_of(data, tmp_path, lambda name: "test" if name[-1] in "01" else "train")
     result = fewmask("tags", data, "-o", tmp_path / "out", *tiny, *flags, "--folds=2")
     refused(result, 2, "SPLIT-FILE", "leave out --folds")
+    for fold in (0, 3):
+        result = fewmask("tags", data, "-o", tmp_path / "out", *tiny, *flags, f"--fold={fold}")
+        refused(result, 2, "SPLIT-FILE", "--split-file with --fold:", f"fold {fold}")
     assert not (tmp_path / "out").exists()
 
 
@@ -461,6 +465,24 @@ def test_a_damaged_run_record_is_refused(fewmask, tmp_path, data, text):
         assert result.code == 2, result.err
         assert "Traceback" not in result.err
         assert MESSAGE.search(result.err)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"settings": 5}, "settings 5"),
+        ({"data": None}, "data None"),
+        ({"data": 3, "preset": []}, "preset [], data 3"),
+        ({"settings": {"seed": "many"}}, "'many'"),
+    ],
+)
+def test_a_run_record_that_holds_something_else_is_refused(fewmask, tmp_path, change, found):
+    record = {"pipeline": "tags", "preset": "smoke", "data": "d", "device": "cpu", "settings": {}}
+    (tmp_path / "run.yaml").write_text(json.dumps({**record, **change}))
+    result = fewmask("resume", tmp_path)
+    assert result.code == 2, result.err
+    assert MESSAGE.search(result.err)
+    assert found in result.err
 
 
 def test_an_unfinished_run_neither_predicts_nor_measures(fewmask, tiny_run, data, tmp_path):

@@ -1,5 +1,6 @@
 """The command line's own promises: light start, help, JSON, flags, and what to do next."""
 
+import errno
 import json
 import os
 import re
@@ -248,6 +249,22 @@ def test_lists_switches_and_nothing_are_given_as_one_would(fewmask, small_data):
     assert "segment" not in plan["stages"]
 
 
+@pytest.mark.parametrize(
+    ("wanted", "stages"),
+    [
+        ("segment", "prepare split classify evidence pseudo_masks segment evaluate export"),
+        ("translate", "prepare split translate classify evaluate export"),
+        ("augment", "prepare split translate augment classify evaluate export"),
+    ],
+)
+def test_a_stage_that_is_asked_for_comes_with_those_that_it_cannot_do_without(
+    fewmask, small_data, wanted, stages
+):
+    flags = ("--preset=smoke", "--augment-images=2", "--dry-run", "--stages", wanted)
+    result = fewmask("tags", small_data, *flags)
+    assert result.json["stages"] == stages.split(), result.err
+
+
 def test_a_run_without_a_name_gets_the_next_free_one(fewmask, small_data, tmp_path, monkeypatch):
     from fewmask.api import free_run_path
 
@@ -275,6 +292,7 @@ def test_the_demo_runs_on_the_data_it_makes(fewmask, tmp_path, monkeypatch):
     table = json.loads((tmp_path / "demo" / "run" / "metrics.json").read_text())
     assert table["n"] == 6
     assert "synthetic" in (tmp_path / "demo" / "run" / "report.html").read_text().lower()
+    assert result.out.startswith("synthetic data")
 
 
 class Greedy(Dataset):
@@ -310,6 +328,51 @@ def test_memory_that_ends_is_exit_14_and_the_way_out(fewmask, small_data, monkey
     assert result.err.startswith("RESOURCES this machine: found ")
     assert found in result.err.partition("; expected")[0]
     assert "fewer --workers" in result.err
+
+
+@pytest.mark.parametrize(
+    ("number", "expected", "fix"),
+    [
+        (errno.ENOSPC, "space left", "free some space"),
+        (errno.EDQUOT, "space left", "free some space"),
+        (errno.ENOMEM, "enough memory", "--image-size"),
+        (errno.EMFILE, "open files", "ulimit -n"),
+        (errno.EROFS, "write", "another place"),
+        (errno.EACCES, "write", "chmod"),
+        (errno.EIO, "read and written", "that file or device"),
+        (errno.ENOENT, "read and written", "that file or device"),
+    ],
+)
+def test_what_the_system_refuses_is_told_in_its_words_with_the_file_and_a_fitting_fix(
+    fewmask, small_data, monkeypatch, number, expected, fix
+):
+    from fewmask.data import check
+
+    def refuse(*_, **__):
+        raise OSError(number, os.strerror(number), "the/file.png")
+
+    monkeypatch.setattr(check, "check_folder", refuse)
+    result = fewmask("check", small_data)
+    assert result.code == 14
+    told, _, mend = result.err.partition(". Fix: ")
+    assert told.startswith(f"RESOURCES the/file.png: found {os.strerror(number)}; expected ")
+    assert expected in told
+    assert fix in mend
+    assert ("memory" in result.err) == (number == errno.ENOMEM)
+
+
+def test_an_error_of_the_system_without_a_number_or_a_name_is_told_as_it_is(
+    fewmask, small_data, monkeypatch
+):
+    from fewmask.data import check
+
+    def refuse(*_, **__):
+        raise OSError("the reader gave up\nand more")
+
+    monkeypatch.setattr(check, "check_folder", refuse)
+    result = fewmask("check", small_data)
+    assert result.code == 14
+    assert result.err.startswith("RESOURCES this machine: found the reader gave up; expected ")
 
 
 def test_a_bug_is_not_called_a_lack_of_memory(fewmask, small_data, monkeypatch):

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from fewmask.config import resolve
 from fewmask.pipelines.running import pipeline_of, resume, start
 from fewmask.predict import evaluate, predict
+from fewmask.report.assemble import read_summary
 from fewmask.training.run_folder import RunFolder
 
 
 class Run:
-    """A finished run.
+    """A run; of one that is not finished, scores and predictions are refused.
 
     Args:
         path: Its folder.
@@ -34,8 +34,13 @@ class Run:
 
     @property
     def table(self) -> dict[str, Any]:
-        """All of ``metrics.json``: the rows with controls and references, minutes, memory."""
-        return dict(json.loads((self.path / "metrics.json").read_text()))
+        """All of ``metrics.json``: the rows with controls and references, minutes, memory.
+
+        Raises:
+            UsageError: the run is not finished.
+            CheckpointError: the file is damaged.
+        """
+        return read_summary(self.path)
 
     @property
     def report(self) -> Path:

@@ -68,7 +68,7 @@ class Settings(BaseModel):
     workers: int = Field(0, ge=0)
     """Loader processes; the result does not depend on them."""
     tensorboard: bool = False
-    """Also write TensorBoard events to RUN/tensorboard."""
+    """Also write TensorBoard events to RUN/tensorboard, at the end of each stage."""
     stages: tuple[str, ...] = ()
     """Run only these stages (and those that they cannot do without); empty = all of the preset."""
     save_probs: bool = False

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from fewmask.data.content import digest_of
-from fewmask.data.copies import Album, fingerprint
 from fewmask.data.files import list_images
 from fewmask.data.folder import DataFolder, open_folder, read_target
-from fewmask.data.transforms import resize_image
 from fewmask.errors import DataError, LeakError, Problem, UsageError
 from fewmask.io.images import read_image, write_image, write_mask
 from fewmask.metrics.confusion import confusion_matrix, summarise
@@ -21,6 +17,7 @@ from fewmask.pipelines.finished import predictor_of_run, read_card
 from fewmask.report.figures import overlay
 from fewmask.training.device import choose_device
 from fewmask.training.export import save_probs
+from fewmask.training.known_images import KnownImages
 from fewmask.training.progress import watched
 from fewmask.training.run_folder import RunFolder, refuse_inside
 
@@ -118,13 +115,15 @@ def evaluate(
         Metrics by the names of ``docs/metrics.md``, with ``n`` and ``n_groups``.
 
     Raises:
-        LeakError: training images among those to be measured; all of them are named.
+        LeakError: training images among those to be measured; all of them are named. Or the run
+            was copied without the list of them.
+        CheckpointError: the run's weights, card or list of images is damaged.
         DataError: no masks, unreadable files, or ``save_masks`` inside a data folder.
     """
     card = read_card(run)
     predictor = predictor_of_run(run, choose_device(device))
     data = _open_like(run, root, card["class_names"])
-    known = KnownImages(run)
+    known = KnownImages.of(run)
     own = root.resolve() == Path(str(run.record["data"]))
     matrices, groups, leaks = [], [], []
     if save_masks is not None:
@@ -166,42 +165,6 @@ def evaluate(
             fix="add masks",
         )
     return dict(summarise(np.stack(matrices), card["class_names"], groups=groups))
-
-
-class KnownImages:
-    """The images of a run's data, with their parts of the first fold.
-
-    Args:
-        run: The run; of one that was moved without its stages nothing is known.
-    """
-
-    def __init__(self, run: RunFolder) -> None:
-        records: list[dict[str, str]] = []
-        for path in sorted(run.path.glob("**/*-split/split.csv"))[:1]:
-            with path.open(encoding="utf-8", newline="") as stream:
-                records = list(csv.DictReader(stream))
-        self._record_of = {record["sha256"]: record for record in records}
-        self._learned: list[dict[str, str]] = []
-        for path in sorted(run.path.glob("*-prepare/images.npy")):
-            images = np.load(path, mmap_mode="r")
-            self._side = images.shape[1]
-            rows = [row for row, record in enumerate(records) if record["part"] != "test"]
-            self._learned = [records[row] for row in rows]
-            if rows:
-                self._album = Album([fingerprint(images[row]) for row in rows])
-
-    def learned(self, image: np.ndarray) -> str:
-        """What of the training or validation part an image is, in words; empty if it is not."""
-        record = self._record_of.get(digest_of(image))
-        if record:
-            part = record["part"]
-            return f"an image of the run's {part} part" if part != "test" else ""
-        if self._learned:
-            small = resize_image(image, self._side, self._side)
-            for row in self._album.copies_of(fingerprint(small)):
-                record = self._learned[row]
-                return f"a copy of {record['id']} of the run's {record['part']} part, changed"
-        return ""
 
 
 def _refuse_in_data(out: Path, run: RunFolder, images: Path, what: str = "-o") -> None:

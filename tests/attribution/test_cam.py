@@ -11,6 +11,7 @@ from torch.nn.functional import interpolate
 
 from fewmask.attribution.cam import (
     METHODS,
+    WEIGHTINGS,
     capture,
     compute_cam,
     eval_mode,
@@ -105,6 +106,30 @@ def test_map_equals_the_numbers_computed_by_hand(hand, method, weighting, expect
     torch.testing.assert_close(scaled, min_max(raw))
 
 
+def test_class_softmax_weighs_a_channel_by_the_class_s_probability(hand):
+    """A second output that is 0.7 for all images: behind H_1 and H_2 it is the bias that counts."""
+    network, image = hand
+    both = nn.Linear(2, 2)
+    with torch.no_grad():
+        both.weight.copy_(torch.tensor([[2.0, -1.0], [0.0, 0.0]]))
+        both.bias.fill_(0.7)
+    network[3] = both
+    raw = compute_cam(
+        network, image, target_layer=network[0], class_index=0, method="score_cam",
+        weighting="class_softmax", normalise=False,
+    )  # fmt: skip
+    one, two = (1 / (1 + math.exp(-rise)) for rise in (7 / 3, -1 / 2))  # of the logits, as above
+    expected = torch.tensor([[[one + 4 * two, one], [2 * one, 4 * one]]])
+    torch.testing.assert_close(raw, expected)
+
+
+def test_class_softmax_of_a_single_output_is_refused(hand):
+    network, image = hand
+    settings = {"target_layer": network[0], "class_index": 0, "method": "score_cam"}
+    with pytest.raises(UsageError, match="always 1"):
+        compute_cam(network, image, weighting="class_softmax", **settings)
+
+
 def test_baseline_is_subtracted_from_every_score(hand):
     network, image = hand
     baseline = torch.tensor([1.0, 0.0, 0.0])[:, None, None]  # f rises by 2: α = 1/3 and -5/2
@@ -115,7 +140,7 @@ def test_baseline_is_subtracted_from_every_score(hand):
     torch.testing.assert_close(raw, torch.tensor([[[0, 1 / 3], [2 / 3, 4 / 3]]]))
 
 
-@pytest.mark.parametrize("weighting", ["cic", "softmax"])
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_constant_channel_carries_no_weight_in_score_cam(weighting):
     network = small_network()
     settings = {"class_index": 1, "method": "score_cam", "weighting": weighting}
@@ -137,7 +162,7 @@ def test_constant_channel_carries_no_weight_in_score_cam(weighting):
 def test_score_cam_of_constant_channels_alone_is_zero():
     network = small_network()
     nn.init.zeros_(network[2].weight)
-    for weighting in ("cic", "softmax"):
+    for weighting in WEIGHTINGS:
         cam = compute_cam(
             network, images(), target_layer=network[3], class_index=0, method="score_cam",
             weighting=weighting,
@@ -161,6 +186,7 @@ def test_constant_map_normalises_to_zeros():
 def naive_score_cam(network: nn.Module, image: Tensor, class_index: int, weighting: str) -> Tensor:
     """One image, one channel at a time, in float64, as the paper writes it."""
     network, image = network.double(), image.double()
+    by_class = weighting == "class_softmax"
     result = []
     for one in image:
         activation = network[:4](one[None])
@@ -169,19 +195,20 @@ def naive_score_cam(network: nn.Module, image: Tensor, class_index: int, weighti
             mask = up(channel[None], image)[0]
             if mask.max() - mask.min() > 1e-9:
                 mask = (mask - mask.min()) / (mask.max() - mask.min())
-                scores.append(network((one * mask)[None])[0, class_index])
+                logits = network((one * mask)[None])[0]
+                scores.append((logits.softmax(0) if by_class else logits)[class_index])
                 maps.append(channel)
         alpha = torch.stack(scores)
         if weighting == "softmax":
             alpha = alpha.exp() / alpha.exp().sum()
-        else:
+        elif weighting == "cic":
             alpha = alpha - network(torch.zeros_like(one)[None])[0, class_index]
         total = sum(a * m for a, m in zip(alpha, maps, strict=True))
         result.append(up(total.clamp(min=0)[None], image)[0])
     return torch.stack(result)
 
 
-@pytest.mark.parametrize("weighting", ["cic", "softmax"])
+@pytest.mark.parametrize("weighting", WEIGHTINGS)
 def test_score_cam_equals_a_naive_loop_in_float64(weighting):
     settings = {"class_index": 1, "method": "score_cam", "weighting": weighting}
     network = small_network(gain=10)

@@ -13,6 +13,8 @@ import tifffile
 from PIL import Image
 
 from fewmask.data.check import check_folder
+from fewmask.data.folder import open_folder
+from fewmask.errors import DataError
 from fewmask.io.images import read_image
 
 
@@ -31,6 +33,37 @@ def tree_hash(root):
     for path in sorted(root.rglob("*")):
         digest.update(os.fsencode(path) + (path.read_bytes() if path.is_file() else b""))
     return digest.hexdigest()
+
+
+BYTES = os.fsdecode(b"p\xe9")
+"""A name in another encoding than UTF-8, as old archives leave it behind."""
+
+
+@pytest.mark.parametrize("name", [f"positive/{BYTES}.png", f"{BYTES}/a.png", f"masks/{BYTES}.png"])
+def test_names_that_are_not_utf8_are_problems_that_can_be_printed(good, save, name):
+    save(name)
+    report = check_folder(good)
+    assert [problem.code for problem in report.problems] == ["NAME-ENCODING"]
+    assert "p\\xe9" in report.problems[0].where
+    assert report.text().encode()
+    with pytest.raises(DataError, match="NAME-ENCODING"):
+        open_folder(good)
+
+
+def test_a_folder_whose_own_name_is_not_utf8_is_a_problem(tmp_path):
+    (tmp_path / BYTES / "positive").mkdir(parents=True)
+    report = check_folder(tmp_path / BYTES / "positive")
+    assert [problem.code for problem in report.problems] == ["NAME-ENCODING"]
+    assert report.text().encode()
+
+
+def test_names_of_what_is_not_read_may_be_anything(good):
+    (good / "positive" / f"{BYTES}.txt").touch()
+    (good / f"{BYTES}.txt").touch()
+    (good / "positive" / f".{BYTES}.png").touch()
+    report = check_folder(good)
+    assert not report.problems
+    assert report.text().encode()
 
 
 def oriented(code):

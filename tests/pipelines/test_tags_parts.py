@@ -1,5 +1,7 @@
 """Parts of pipeline `tags`: the objective against a naive one, the label-free cut, the losses."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,6 +14,7 @@ from fewmask.pipelines.tags_erasure import (
     Erasure,
     balanced_cut,
     crossing,
+    cut_record,
     drawn_rows,
     erase,
     filled,
@@ -23,7 +26,11 @@ from fewmask.pipelines.tags_translation import (
     discriminator_loss,
     generator_loss,
     new_translators,
+    translation_step,
 )
+from fewmask.training.image_pool import ImagePool
+from fewmask.training.loop import Loop
+from fewmask.training.run_folder import RunFolder
 
 
 def small_networks(kind: str) -> tuple[Translators, TagsConfig]:
@@ -68,6 +75,35 @@ def test_generator_objective_is_the_sum_of_the_published_terms(kind):
     loss.backward()
     for name in ("gen_ab", "gen_ba"):
         assert all(p.grad is not None for p in getattr(nets, name).parameters()), name
+
+
+def trained(kind: str, micro_batch: int, folder: Path) -> tuple[list[float], list[torch.Tensor]]:
+    """Losses and weights after six steps on four images, with pools that are full after one."""
+    nets, config = small_networks(kind)
+    config = config.replaced(translate_micro_batch_size=micro_batch, translate_lambda_area=0.0)
+    optimizers = {
+        "generators": torch.optim.Adam([*nets.gen_ab.parameters(), *nets.gen_ba.parameters()]),
+        "discriminators": torch.optim.Adam([*nets.disc_a.parameters(), *nets.disc_b.parameters()]),
+    }
+    pools = {"pool_a": ImagePool(3), "pool_b": ImagePool(3)}
+    run = RunFolder.create(folder / f"run-{micro_batch}", {"pipeline": "none", "settings": {}})
+    run.quiet = True
+    loop = Loop(run.stage(1, "train", "key"), 6, seed=3, state={}, resumable=False)
+    losses = []
+    for step in loop:
+        draws = torch.Generator().manual_seed(step)
+        real = torch.rand(2, 4, 3, 32, 32, dtype=torch.float64, generator=draws) * 2 - 1
+        losses += translation_step(nets, optimizers, pools, *real, config, loop).values()
+    return losses, [value for net in nets for value in net.state_dict().values()]
+
+
+@pytest.mark.parametrize("kind", ["cyclegan", "attention"])
+def test_gradients_of_parts_add_up_to_those_of_the_batch(kind, tmp_path):
+    losses, weights = trained(kind, 0, tmp_path)
+    for micro_batch in (1, 3):
+        parts_losses, parts_weights = trained(kind, micro_batch, tmp_path)
+        assert parts_losses == pytest.approx(losses, rel=1e-9)
+        torch.testing.assert_close(parts_weights, weights, rtol=1e-7, atol=1e-8)
 
 
 def test_judge_of_b_learns_from_images_of_b():
@@ -155,6 +191,19 @@ def test_where_the_object_alone_leads_at_every_cut_the_cut_is_the_largest_allowe
     assert balanced_cut(Erasure(area, falling, zeros)) == LARGEST_CUT
     crossed = Erasure(area, falling, falling[::-1])  # equal in the middle
     assert balanced_cut(crossed) == pytest.approx(CUTS[len(CUTS) // 2])
+
+
+def test_the_record_of_the_cut_says_where_the_largest_one_allowed_decided():
+    zeros, falling = np.zeros(len(CUTS)), np.linspace(0.9, 0.1, len(CUTS))
+    leads = Erasure(zeros, falling, zeros)
+    crossed = Erasure(zeros, falling, falling[::-1])
+    at_the_cap = Erasure(zeros, np.where(np.array(CUTS) < LARGEST_CUT, 1.0, 0.5), zeros + 0.5)
+    found = {"texture": leads, "thing": crossed, "edge": at_the_cap}
+    record = cut_record(found)
+    assert record["capped"] == {"texture": True, "thing": False, "edge": False}
+    assert balanced_cut(at_the_cap) == LARGEST_CUT
+    assert record["cuts"] == CUTS
+    assert record["curves"]["texture"]["alone"] == [round(value, 4) for value in falling]
 
 
 def test_images_are_drawn_for_each_class_from_those_that_have_it():

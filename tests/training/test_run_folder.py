@@ -14,18 +14,13 @@ import pytest
 import torch
 
 from fewmask.config import Settings
-from fewmask.errors import DataError, Interrupted, ResourceError, UsageError
+from fewmask.data.records import Sample
+from fewmask.errors import CheckpointError, DataError, Interrupted, ResourceError, UsageError
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import DONE, RunFolder, find_runs, refuse_inside
 from fewmask.training.signals import stop_on_signals
-from fewmask.training.workspace import (
-    StageSpec,
-    Workspace,
-    open_array,
-    require_stages,
-    run_stages,
-    selected_stages,
-)
+from fewmask.training.stages import StageSpec, refuse_changed, run_stages, selected_stages
+from fewmask.training.workspace import Workspace, open_array
 
 
 def test_a_run_is_never_overwritten_and_the_way_to_go_on_is_said(run):
@@ -123,6 +118,14 @@ def test_runs_are_listed_newest_first_and_damaged_ones_passed_over(tmp_path):
         text = (run.path / "run.yaml").read_text().replace(run.record["created"], created)
         (run.path / "run.yaml").write_text("a: [" if name == "broken" else text)
     assert [run.path.name for run in find_runs(tmp_path)] == ["b", "a"]
+
+
+@pytest.mark.parametrize("status", ["[1]", "3", "null", '"running"', "{", "\\xff"])
+def test_a_status_of_another_kind_is_unknown_and_the_run_is_listed(run, status):
+    (run.path / "status.json").write_text(status)
+    (run.path / "metrics.json").write_text('{"metrics": [1]}')
+    assert run.summary()["state"] == "unknown"
+    assert run.summary()["score"] == ""
 
 
 def finished(run, key="key", content="weights"):
@@ -316,6 +319,92 @@ def test_a_stage_whose_file_was_altered_is_made_again_alone(made, run):
     assert made() == ""
 
 
+@pytest.mark.parametrize("damage", ["altered", "missing", "DONE"])
+def test_a_damaged_stage_that_is_made_again_is_logged_by_name(made, run, damage):
+    made()
+    result = run.path / "1-a" / "result"
+    if damage == "altered":
+        result.write_text("altered")
+    elif damage == "missing":
+        result.unlink()
+    else:
+        (run.path / "1-a" / DONE).write_text("{")
+    assert made() == "a"
+    (line,) = [x for x in (run.path / "log.txt").read_text().splitlines() if "made again" in x]
+    assert "1-a: " in line
+    assert (DONE if damage == "DONE" else "missing: result") in line
+
+
+@pytest.fixture
+def folder(run, tmp_path):
+    """``folder(**settings)``: a workspace on three images, one of them with a mask, and stages."""
+    for name in ("x", "y", "z", "mask"):
+        (tmp_path / name).write_text(name)
+
+    def workspace(**settings):
+        samples = [
+            Sample(n, tmp_path / n, tmp_path / "mask" if n == "x" else None, ("cat",), n)
+            for n in ("x", "y", "z")
+            if (tmp_path / n).exists()
+        ]
+        data = SimpleNamespace(samples=samples)
+        return Workspace(run, Fake(**settings), data, torch.device("cpu"))
+
+    def write(work, stage):
+        (stage.path / "result").write_text("result")
+
+    specs = [
+        StageSpec("prepare", write),
+        StageSpec("a", write, reads=("prepare",)),
+        StageSpec("c", write, masks=True),
+    ]
+    names = [spec.name for spec in specs]
+    run_stages(workspace(), specs, names)
+    return lambda **settings: refuse_changed(workspace(**settings), specs, names)
+
+
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        ({"a_rate": 2}, "found a_rate 2, was 1; expected what its finished stages (a) were"),
+        ({"seed": 3, "c_rate": 0}, "found seed 3, was 0; c_rate 0, was 1; expected"),
+        ("remove y", "found images removed: y; expected what its finished stages (prepare, a, c)"),
+        ("alter z", "found images altered (file, tags or group): z; expected"),
+        ("alter mask", "found masks altered (file): x; expected what its finished stages (c)"),
+    ],
+    ids=str,
+)
+def test_a_finished_run_is_not_gone_on_with_from_other_data_or_settings(
+    folder, run, tree, tmp_path, change, found
+):
+    folder()
+    if isinstance(change, str):
+        what, name = change.split()
+        (tmp_path / name).unlink() if what == "remove" else (tmp_path / name).write_text("new")
+    before = tree(run.path)
+    with pytest.raises(CheckpointError, match="RUN-CHANGED") as raised:
+        folder(**({} if isinstance(change, str) else change))
+    assert found in str(raised.value)
+    assert tree(run.path) == before
+
+
+def test_a_stage_that_is_unfinished_or_damaged_is_no_reason_to_refuse(folder, run, tmp_path):
+    (run.path / "2-a" / DONE).unlink()
+    (run.path / "3-c" / DONE).write_text("{")
+    folder(a_rate=2, c_rate=2)
+    (run.path / "1-prepare" / "result").write_text("altered")
+    folder()
+
+
+def test_a_change_is_refused_too_where_what_a_stage_was_made_from_is_not_recorded(folder, run):
+    done = run.path / "2-a" / DONE
+    record = json.loads(done.read_text())
+    del record["made_from"]
+    done.write_text(json.dumps(record))
+    with pytest.raises(CheckpointError, match="which, is not recorded"):
+        folder(a_rate=2)
+
+
 def test_a_file_that_a_setting_names_counts_by_its_content_wherever_it_lies(made, tmp_path):
     file = tmp_path / "rejected.txt"
     file.write_text("one")
@@ -396,14 +485,13 @@ def test_a_stage_of_another_fold_is_another_stage(run):
     assert ran == ["a", 0, 1]
 
 
-def test_stages_are_chosen_by_name_and_missing_ones_named():
-    specs = [StageSpec(name, lambda work, stage: None) for name in ("a", "b", "c")]
-    assert selected_stages(specs, ["c"], always=("a",)) == ["a", "c"]
-    assert selected_stages(specs, [], always=("a",)) == ["a", "b", "c"]
-    with pytest.raises(UsageError, match=r"found x; expected some of a b c"):
-        selected_stages(specs, ["x"], always=())
-    with pytest.raises(UsageError, match=r"no b.*--stages b a c"):
-        require_stages(["a", "c"], {"c": ("b",)})
+def test_stages_are_chosen_by_name_with_all_that_they_cannot_do_without():
+    specs = [StageSpec(name, lambda work, stage: None) for name in ("a", "b", "c", "d")]
+    needs = {"d": ("b",), "b": ("a",)}
+    assert selected_stages(specs, ["d"], needs) == ["a", "b", "d"]
+    assert selected_stages(specs, ["c", "a"], needs) == ["a", "c"]
+    with pytest.raises(UsageError, match=r"STAGE-UNKNOWN .*found x; expected some of a b c d"):
+        selected_stages(specs, ["a", "x"], needs)
 
 
 @pytest.mark.parametrize("out", ["data", "data/run", "data/deep/run", "link/run", "data/x/../run"])

@@ -50,7 +50,7 @@ __all__ = (
 )
 
 METHODS = ("cam", "grad_cam", "grad_cam_pp", "layer_cam", "score_cam")
-WEIGHTINGS = ("cic", "softmax")
+WEIGHTINGS = ("cic", "softmax", "class_softmax")
 VIEWS = {
     "single": ((0, False),),
     "mirror": ((0, False), (0, True)),
@@ -86,8 +86,8 @@ def compute_cam(
             non-negative activations: give it the layer behind the ReLU.
         class_index: Which logit, for all images or one for each (N,), int64.
         method: One of ``METHODS``.
-        weighting: Score-CAM only: ``cic``, the increase of the logit over the baseline, or
-            ``softmax``, the logits of the masked images through a softmax over the channels.
+        weighting: Score-CAM only: ``cic``, the increase of the logit over the baseline; ``softmax``
+            of the masked images' logits over the channels; ``class_softmax`` over the classes.
         baseline: Score-CAM only: X_b, broadcast to the image; None is zeros.
         mask_batch_size: Score-CAM only: masked images that exist at one time, over all images.
         max_masks: Score-CAM only: score this many k-means centroids of each image's masks in the
@@ -140,8 +140,9 @@ def compute_cam(
         with torch.no_grad():
             if method == "score_cam":
                 masks = channel_masks(activation, image.shape[-2:], mask_batch_size, max_masks)
-                scores = MaskScores(network, image, index, mask_batch_size)
-                weights = score_weights(scores, masks, baseline, softmax=weighting == "softmax")
+                as_prob = weighting == "class_softmax"
+                scores = MaskScores(network, image, index, mask_batch_size, as_prob)
+                weights = score_weights(scores, masks, baseline, weighting=weighting)
             elif gradient is None:
                 weights = _linear_weights(network, activation, logits, index)
             else:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
+from fewmask.errors import UsageError
+
 
 def resize(maps: Tensor, size: Sequence[int], *, antialias: bool = False) -> Tensor:
     """(N, C, h, w) to (N, C, *size), bilinear with half-pixel centres."""
@@ -92,19 +94,21 @@ def _centroids(maps: Tensor, count: int | None) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class MaskScores:
-    """Asks the network for the logit of each image's class behind a mask.
+    """Asks the network for the score of each image's class behind a mask.
 
     Attributes:
         network: Image to logits, in evaluation mode.
         image: (N, 3, H, W).
         index: (N,) int64, the class of each image.
         batch_size: Masked images to make at one time.
+        as_prob: Whether the score is the softmax over the classes, not the logit.
     """
 
     network: nn.Module
     image: Tensor
     index: Tensor
     batch_size: int
+    as_prob: bool = False
 
     def masked(self, masks: ChannelMasks) -> Tensor:
         """(M,): f_c(X ∘ H) of every mask and the image it belongs to."""
@@ -113,23 +117,30 @@ class MaskScores:
             masks.maps.split(self.batch_size), masks.image.split(self.batch_size), strict=True
         ):
             hidden = resize(maps[:, None], self.image.shape[-2:]).to(self.image.dtype)
-            scores.append(self._logit(self.image[image] * hidden, self.index[image]))
+            scores.append(self._score(self.image[image] * hidden, self.index[image]))
         return torch.cat(scores)
 
     def whole(self, image: Tensor) -> Tensor:
         """(N,): f_c of images (N, 3, H, W) as they are."""
         parts = zip(image.split(self.batch_size), self.index.split(self.batch_size), strict=True)
-        return torch.cat([self._logit(part, index) for part, index in parts])
+        return torch.cat([self._score(part, index) for part, index in parts])
 
-    def _logit(self, image: Tensor, index: Tensor) -> Tensor:
+    def _score(self, image: Tensor, index: Tensor) -> Tensor:
         logits = self.network(image)
-        return logits.gather(1, index[:, None])[:, 0].to(
-            torch.promote_types(logits.dtype, torch.float32)
-        )
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.as_prob and logits.shape[1] == 1:
+            raise UsageError.of(
+                "CAM-SETTING",
+                where="weighting",
+                found="'class_softmax' with a single output, whose softmax is always 1",
+                expected="two outputs or more",
+                fix="use 'cic'",
+            )
+        return (logits.softmax(1) if self.as_prob else logits).gather(1, index[:, None])[:, 0]
 
 
 def score_weights(
-    scores: MaskScores, masks: ChannelMasks, baseline: Tensor | None, *, softmax: bool
+    scores: MaskScores, masks: ChannelMasks, baseline: Tensor | None, *, weighting: str
 ) -> Tensor:
     """(N, C, 1, 1): the channels' weights; 0 for a channel without a mask.
 
@@ -137,16 +148,16 @@ def score_weights(
         scores: What to ask the network.
         masks: Of all channels.
         baseline: X_b, broadcast to the image; None is zeros.
-        softmax: Put the logits of an image's channels through a softmax, in the place of taking
-            their increase over the baseline.
+        weighting: ``cic``, the increase of the score over the baseline; ``softmax`` of an image's
+            scores over its channels; ``class_softmax``, the scores as they are (``as_prob``).
     """
     masked = scores.masked(masks)
     if not len(masked):
         return masked.new_zeros(*masks.live.shape, 1, 1)
-    logits = masked[masks.of_channel]  # (N, C)
-    if softmax:
-        weights = logits.masked_fill(~masks.live, -torch.inf).softmax(1)
-    else:
+    weights = masked[masks.of_channel]  # (N, C)
+    if weighting == "softmax":
+        weights = weights.masked_fill(~masks.live, -torch.inf).softmax(1)
+    elif weighting == "cic":
         blank = torch.zeros_like(scores.image) if baseline is None else baseline.to(scores.image)
-        weights = logits - scores.whole(blank.expand_as(scores.image))[:, None]
+        weights = weights - scores.whole(blank.expand_as(scores.image))[:, None]
     return torch.where(masks.live, weights, 0)[:, :, None, None]

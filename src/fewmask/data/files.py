@@ -18,7 +18,8 @@ class Listing:
     Attributes:
         files: Path by key; the key is the path below the listed folder without suffix, in
             Unicode's composed form, with ``/`` between folders.
-        problems: Colliding names, broken links, links that leave the data root.
+        problems: Colliding names, names that are not UTF-8, broken links, links that leave the
+            data root.
         skipped: Files that are no images, by suffix or kind.
     """
 
@@ -58,6 +59,32 @@ def composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
 
 
+def is_utf8(name: object) -> bool:
+    """Whether a file name can be written as text; other bytes are in it as lone surrogates."""
+    try:
+        str(name).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def shown(name: object) -> str:
+    r"""A file name that can be printed: bytes that are not UTF-8 become escapes.
+
+    >>> shown("p\udce9.png")
+    'p\\xe9.png'
+    """
+    return str(name).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def misnamed(path: Path) -> Problem:
+    """The problem of a name that no table, report or other program could hold."""
+    return Problem(
+        "NAME-ENCODING", shown(path), "a name whose bytes are not UTF-8",
+        "names in UTF-8", "rename it (convmv -f gbk -t utf8 renames a folder of them)",
+    )  # fmt: skip
+
+
 def is_inside(path: Path, root: Path) -> bool:
     """Whether ``path``, all links followed, lies below ``root``."""
     return path.resolve().is_relative_to(root.resolve())
@@ -86,7 +113,12 @@ def _walk(folder: Path, root: Path, listing: Listing, recursive: bool) -> Iterat
     for path in entries:
         if path.name.startswith("."):
             continue
-        if path.is_symlink() and not is_inside(path, root):
+        if not is_utf8(path.name):
+            if path.suffix.lower() in IMAGE_SUFFIXES or (recursive and path.is_dir()):
+                listing.problems.append(misnamed(path))
+            else:
+                listing.skipped.append(path)
+        elif path.is_symlink() and not is_inside(path, root):
             listing.problems.append(outside(path))
         elif path.is_dir():
             if path.is_symlink():

@@ -8,7 +8,16 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from fewmask.data.files import Listing, composed, is_inside, list_images, outside
+from fewmask.data.files import (
+    Listing,
+    composed,
+    is_inside,
+    is_utf8,
+    list_images,
+    misnamed,
+    outside,
+    shown,
+)
 from fewmask.data.mask_encoding import conclude_encoding, read_values
 from fewmask.data.records import DataFolder, Layout, Sample
 from fewmask.data.roles import is_negative, is_part, role_in, role_of
@@ -44,7 +53,7 @@ class Scan:
         """Adopt a listing's problems and notes; returns its files."""
         self.problems += listing.problems
         if listing.skipped:
-            names = ", ".join(path.name for path in listing.skipped[:3])
+            names = ", ".join(shown(path.name) for path in listing.skipped[:3])
             self.notes.append(
                 Problem(
                     "FILE-SKIPPED", str(listing.skipped[0].parent),
@@ -70,11 +79,11 @@ class Scan:
     def note_left_out(self) -> None:
         """Say which folders were not read."""
         if self.left_out:
-            names = ", ".join(path.relative_to(self.folder.root).as_posix() for path in
-                              self.left_out[:5])  # fmt: skip
+            relative = [path.relative_to(self.folder.root) for path in self.left_out[:5]]
+            names = ", ".join(shown(path.as_posix()) for path in relative)
             self.notes.append(
                 Problem(
-                    "FOLDER-SKIPPED", str(self.left_out[0]),
+                    "FOLDER-SKIPPED", shown(self.left_out[0]),
                     f"{len(self.left_out)} folders that are not read: {names}",
                     "images, masks or classes", "nothing to do: they are ignored",
                 )
@@ -101,6 +110,9 @@ def scan_folder(
     else:
         wanted = tuple(class_names) if class_names is not None else None
     scan = Scan(DataFolder(root, (), wanted or (), "images", None))
+    if not is_utf8(root.resolve()):
+        scan.problems.append(misnamed(root.resolve()))
+        return scan
     if not root.is_dir():
         scan.report("FOLDER-MISSING", root, "no such folder", "a data folder", "check the path")
         return scan
@@ -188,6 +200,8 @@ def _list_samples(
     for path in folders:
         if role_of(path.name) == "other":
             scan.left_out.append(path)
+        elif not is_utf8(path.name):
+            scan.problems.append(misnamed(path))
         elif role_of(path.name) is None and not is_inside(path, root):
             scan.problems.append(outside(path))
         elif role_of(path.name) is None and (files := scan.take_images(list_images(path, root))):

@@ -90,7 +90,7 @@ def against_the_rest(probs: np.ndarray) -> np.ndarray:
     It is above one half where the class is the most probable, whatever the number of classes.
 
     >>> probs = np.array([0.25, 0.30, 0.45]).reshape(3, 1, 1)
-    >>> against_the_rest(probs).round(2).ravel().tolist()
+    >>> [round(float(score), 2) for score in against_the_rest(probs).ravel()]
     [0.4, 0.6]
 
     Args:

@@ -1,4 +1,4 @@
-"""Cut an evidence map into a mask, and choose where to cut without looking at any mask.
+"""Cut an evidence map into a mask: at a given value, or at one that the map itself suggests.
 
 Everywhere in :mod:`fewmask.masks` a pixel is foreground when its score is **strictly above** the
 threshold, so a map that is constant (no evidence at all) gives an empty mask.

@@ -38,7 +38,7 @@ def restore_workspace(run: RunFolder, device: torch.device) -> tuple[Workspace, 
     for number, spec in enumerate(module.STAGES, start=1):
         if spec.name not in selected:
             continue
-        path = run.path / ("" if spec.shared else folder) / f"{number}-{spec.name}"
+        path = run.stage_path(number, spec.name, spec.folder(work))
         if not (path / DONE).is_file():
             raise CheckpointError.of(
                 "STAGE-UNFINISHED",

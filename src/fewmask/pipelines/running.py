@@ -21,6 +21,7 @@ from fewmask.metrics.confusion import check_class_names
 from fewmask.report.assemble import write_report
 from fewmask.report.table import summary_rows
 from fewmask.report.tensorboard import require_tensorboard, write_events
+from fewmask.training.arithmetic import arithmetic
 from fewmask.training.checkpoint import (
     remove_temporaries,
     save_weights,
@@ -30,21 +31,21 @@ from fewmask.training.checkpoint import (
 from fewmask.training.device import choose_device
 from fewmask.training.evaluation import Evaluation
 from fewmask.training.export import write_manifest
+from fewmask.training.known_images import KnownImages
 from fewmask.training.progress import watched
-from fewmask.training.run_folder import RunFolder, refuse_inside
+from fewmask.training.run_folder import RunFolder, Stage, refuse_inside
 from fewmask.training.segmenting import (
     SegmenterPredictor,
 )
 from fewmask.training.signals import stop_on_signals
-from fewmask.training.workspace import (
-    Workspace,
-    cut_parts,
+from fewmask.training.stages import (
     input_files,
-    require_stages,
+    refuse_changed,
     run_stages,
     selected_stages,
     settings_by_content,
 )
+from fewmask.training.workspace import Workspace, cut_parts
 
 PIPELINES = {
     "tags": ("fewmask.pipelines.tags", "TagsConfig"),
@@ -112,14 +113,14 @@ def checked(pipeline: str, root: Path, out: Path, config: Settings) -> Checked:
     refuse_bad_data(root, config, pipeline)
     data = open_data(pipeline, root, config)
     check_class_names(data.class_names)
-    module.refuse_impossible(config, data, stages)
-    parts = cut_parts(data.samples, config, folds[0])
+    parts = [cut_parts(data.samples, config, fold) for fold in folds]
+    module.refuse_impossible(config, data, stages, parts)
     config = config.replaced(
         threads=config.threads or torch.get_num_threads(),
         **{name: str(path.resolve()) for name, path in input_files(config).items()},
     )
     settings_by_content(config)  # refuses a file that is not there
-    return Checked(module, config, data, device, stages, folds, parts)
+    return Checked(module, config, data, device, stages, folds, parts[0])
 
 
 def plan(pipeline: str, root: Path, out: Path, config: Settings) -> dict[str, Any]:
@@ -172,19 +173,28 @@ def start(
     return _work_through(run, module, config, data, device)
 
 
+RECORDED = {"preset": str, "data": str, "device": str, "settings": dict}
+"""What ``run.yaml`` says of a run, beside its pipeline."""
+
+
 def recorded_settings(run: RunFolder) -> tuple[ModuleType, Settings]:
     """The pipeline of a run and the settings that it was started with.
 
     Raises:
-        UsageError: ``run.yaml`` lacks them, or names settings that this version does not have.
+        UsageError: ``run.yaml`` lacks them, holds something else in their place, or names settings
+            that this version does not have.
     """
     module, schema = pipeline_of(str(run.record["pipeline"]))
-    missing = [name for name in ("settings", "data") if name not in run.record]
-    if missing:
+    wrong = [
+        f"{name} {run.record[name]!r}" if name in run.record else f"no {name}"
+        for name, kind in RECORDED.items()
+        if not isinstance(run.record.get(name), kind)
+    ]
+    if wrong:
         raise UsageError.of(
             "RUN-MISSING",
             where=run.path / "run.yaml",
-            found="no " + " and no ".join(missing),
+            found=", ".join(wrong),
             expected="the record of a run",
             fix="restore the file, or start a new run",
         )
@@ -196,13 +206,14 @@ def resume(path: Path) -> RunFolder:
     """Go on with a run: finished stages are kept, the one under way continues where it was saved.
 
     Raises:
+        CheckpointError: data or settings are not those that its finished stages were made from.
         FewmaskError: no such run, its data has gone, or a stage fails.
     """
     run = RunFolder.open(path)
     module, config = recorded_settings(run)
     device = choose_device(config.device)
     data = open_data(str(run.record["pipeline"]), Path(run.record["data"]), config)
-    return _work_through(run, module, config, data, device)
+    return _work_through(run, module, config, data, device, resumed=True)
 
 
 def refuse_bad_data(root: Path, config: Settings, pipeline: str) -> None:
@@ -227,14 +238,10 @@ def stages_of_run(module: ModuleType, config: Settings) -> list[str]:
     """The stages that a run with these settings passes through, in order.
 
     Raises:
-        UsageError: unknown stages, or some that cannot run without others.
+        UsageError: unknown stages.
     """
-    possible = module.stages_of(config)
-    wanted = config.stages or possible
-    selected = selected_stages(module.STAGES, wanted, module.ALWAYS)
-    selected = [name for name in selected if name in possible or name in config.stages]
-    require_stages(selected, {k: v for k, v in module.NEEDS.items() if k in selected})
-    return selected
+    wanted = (*config.stages, *module.ALWAYS) if config.stages else module.stages_of(config)
+    return selected_stages(module.STAGES, wanted, module.NEEDS)
 
 
 def folds_of_run(config: Settings) -> list[int]:
@@ -258,26 +265,41 @@ def folds_of_run(config: Settings) -> list[int]:
 
 
 def _work_through(
-    run: RunFolder, module: ModuleType, config: Settings, data: DataFolder, device: torch.device
+    run: RunFolder,
+    module: ModuleType,
+    config: Settings,
+    data: DataFolder,
+    device: torch.device,
+    *,
+    resumed: bool = False,
 ) -> RunFolder:
-    torch.set_num_threads(config.threads)
-    torch.set_flush_denormal(True)  # numbers below 1e-38 are 100 times slower, and never matter
-    selected = stages_of_run(module, config)
-    folds = folds_of_run(config)
+    selected, folds = stages_of_run(module, config), folds_of_run(config)
+
+    def events(stage: Stage) -> None:
+        if config.tensorboard:
+            write_events(run.path / "metrics.jsonl", run.path / "tensorboard", stage.label)
+
+    works = [
+        Workspace(
+            run, config, data, device, fold, f"fold-{fold}" if len(folds) > 1 else "",
+            after_stage=events,
+        )
+        for fold in folds
+    ]  # fmt: skip
     try:
-        with run.locked(), stop_on_signals(), run.reporting():
-            run.log(
-                f"{run.record['pipeline']} ({run.record['preset']}) on {device}, "
-                f"{config.threads} threads: {len(data.samples)} images, "
-                f"classes {', '.join(data.class_names)}"
-            )
-            works = []
-            for fold in folds:
-                folder = f"fold-{fold}" if len(folds) > 1 else ""
-                work = Workspace(run, config, data, device, fold, folder)
-                run_stages(work, module.STAGES, selected)
-                works.append(work)
-            finish(works, module)
+        with arithmetic(config.threads), run.locked(), stop_on_signals():
+            if resumed:
+                for work in works:
+                    refuse_changed(work, module.STAGES, selected)
+            with run.reporting():
+                run.log(
+                    f"{run.record['pipeline']} ({run.record['preset']}) on {device}, "
+                    f"{config.threads} threads: {len(data.samples)} images, "
+                    f"classes {', '.join(data.class_names)}"
+                )
+                for work in works:
+                    run_stages(work, module.STAGES, selected)
+                finish(works, module)
     except KeyboardInterrupt:  # between two saves: by stop_if_asked, or a second Ctrl-C
         raise Interrupted.of(
             "INTERRUPTED",
@@ -291,8 +313,7 @@ def _work_through(
 
 def finish(works: Sequence[Workspace], module: ModuleType) -> None:
     """Pool the folds; write metrics.json, manifest.csv, weights and report."""
-    first = works[0]
-    run = first.run
+    run = works[0].run
     remove_temporaries(run.path)
     evaluation = Evaluation.read([work.stages["evaluate"] for work in works])
     rows, result = summary_rows(evaluation), evaluation.result
@@ -304,21 +325,21 @@ def finish(works: Sequence[Workspace], module: ModuleType) -> None:
         "rows": rows,
         "checks": module.checks(works),
         "minutes": round(_total(works, "seconds", sum) / 60, 2),
-        "peak_gb": _total(works, "peak_gb", max),
+        "peak_gb": _total(works, "peak_gb_so_far", max),
     }
     write_atomically(run.path / "metrics.json", json.dumps(summary, indent=1).encode())
     manifest = [r for work in works for r in work.stages["export"].read_json("manifest.json")]
     write_manifest(run.path / "masks" / "manifest.csv", manifest)
     _write_weights(works, module, summary["metrics"])
-    if first.config.tensorboard:
-        write_events(run.path / "metrics.jsonl", run.path / "tensorboard")
     write_report(works, evaluation, summary, module)
 
 
 def _write_weights(
     works: Sequence[Workspace], module: ModuleType, metrics: Mapping[str, Any]
 ) -> None:
-    """The final segmenter and its card in ``weights/``; for the published chain the card only.
+    """The final segmenter, its card and the images it knows in ``weights/``.
+
+    For the published chain without the segmenter.
 
     Of a cross-validation the weights are those of the first fold, the metrics those of all.
     """
@@ -355,9 +376,12 @@ def _write_weights(
             "views": config.predict_views,
             "refine": config.predict_refine,
         }
+    known = KnownImages.of_stages(work.run)
+    if known is not None:
+        known.save(folder)
     write_atomically(folder / "card.json", json.dumps(card, indent=1).encode())
 
 
 def _total(works: Sequence[Workspace], fact: str, how: Any) -> float:
     stages = {stage.label: stage for work in works for stage in work.stages.values()}
-    return float(how(stage.facts[fact] for stage in stages.values()))
+    return float(how(stage.facts.get(fact, 0) for stage in stages.values()))

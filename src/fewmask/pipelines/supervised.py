@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from fewmask.data.folder import DataFolder
+from fewmask.data.splits import Split
 from fewmask.errors import DataError
 from fewmask.pipelines.supervised_config import PRESETS, SupervisedConfig
 from fewmask.report.bill import pretrained_labels
@@ -34,7 +35,8 @@ from fewmask.training.segmenting import (
     new_segmenter,
     true_targets,
 )
-from fewmask.training.workspace import StageSpec, Workspace, prepare, split
+from fewmask.training.stages import StageSpec
+from fewmask.training.workspace import Workspace, prepare, split
 
 __all__ = [
     "ALWAYS",
@@ -48,26 +50,41 @@ __all__ = [
 ]
 
 
-def refuse_impossible(config: SupervisedConfig, data: DataFolder, stages: Sequence[str]) -> None:  # noqa: ARG001
-    """Build the network once, before anything is trained.
+def refuse_impossible(
+    config: SupervisedConfig,
+    data: DataFolder,
+    stages: Sequence[str],  # noqa: ARG001 - always all
+    parts: Sequence[Split],
+) -> None:
+    """Look for masks in each fold's cut, and build the network once, before anything is trained.
 
     Raises:
+        DataError: there is no mask to train on.
         FewmaskError: there is no such network, or not with these weights.
     """
+    known_empty = data.layout != "images"  # an image without a tag
+    masked = {s.id for s in data.samples if s.mask_path and (s.tags or not known_empty)}
+    for part in parts:
+        if masked.isdisjoint((*part.train, *part.val)):
+            raise _no_masks(data)
     new_segmenter(config, len(data.class_names) + 1)
+
+
+def _no_masks(data: DataFolder) -> DataError:
+    return DataError.of(
+        "NO-MASKS",
+        where=data.root,
+        found="no mask in the training part",
+        expected="masks/ with the stems of the images",
+        fix="add masks, or `fewmask tags` if there are image-level tags only",
+    )
 
 
 def train_segmenter(work: Workspace, stage: Stage) -> None:
     """Train on the masks of the training part, or on ``masks`` of them."""
     masked = masked_rows(work)
     if not masked:
-        raise DataError.of(
-            "NO-MASKS",
-            where=work.data.root,
-            found="no mask in the training part",
-            expected="masks/ with the stems of the images",
-            fix="add masks, or `fewmask tags` if there are image-level tags only",
-        )
+        raise _no_masks(work.data)
     chosen = few_masked_rows(work, work.config.masks) if work.config.masks else masked
     rows = balanced_rows(work, chosen)
     fit_segmenter(work, stage, true_targets(work, rows), rows, "segmenter")

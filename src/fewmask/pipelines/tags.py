@@ -1,4 +1,4 @@
-"""Image-level tags to masks: Score-CAM of a classifier x CycleGAN difference, then a segmenter.
+"""Image-level tags to masks: a classifier's map, a CycleGAN's difference, then a segmenter.
 
 Sources: the two landslide studies "CycleGAN + Score-CAM" (VGG16, Bijie tiles), Wang et al. 2020
 (Score-CAM, arXiv 1910.01279), Zhu et al. 2017 (CycleGAN, arXiv 1703.10593).
@@ -24,10 +24,19 @@ Differs from the paper (preset ``paper``):
 - The loss weights and norms of the CycleGAN are not published: least squares, L1, lambda_cycle
   10, lambda_identity 5 and an image pool of 50, CycleGAN's own, stand in for them.
 - Batches of 6 images at 512 px need more memory than most machines have: gradients are
-  accumulated over ``translate_micro_batch_size`` images, which is exact (instance norm).
+  accumulated over ``translate_micro_batch_size`` images (1). The images shown to the judges are
+  the same, and nothing mixes images (instance norm), so that only rounding differs.
+- The translator sees its images mirrored and in quarter turns; the paper names no augmentation.
+- The translator of the last epoch is used; the paper kept the best of its checkpoints (450).
 - The 10 generated images rejected by hand are named in a file (``augment_reject_file``).
+- Negatives are used as they are; the paper removed those with buildings and roads by hand.
+- The U-Net on true masks (``controls_full``), of whose training nothing is published: Adam, 1e-4,
+  batch 4, 50 epochs, cross-entropy + Dice, mirrored and in quarter turns, gradients cut at norm 5.
 - Images are evaluated at their own size, and over all test images, negatives included.
 - Folds are cut before anything is generated: no copy of a test image can be trained on.
+
+The other presets leave the paper by design. In ``fast`` and ``best`` the CAM alone makes the
+pseudo-masks (``pseudo_fusion = none``); the translator's maps are measured beside it.
 """
 
 from __future__ import annotations
@@ -40,7 +49,7 @@ from fewmask.masks.pseudo_labels import against_the_rest, only_tagged
 from fewmask.pipelines.tags_bill import bill
 from fewmask.pipelines.tags_checks import refuse_impossible
 from fewmask.pipelines.tags_config import PRESETS, TagsConfig
-from fewmask.pipelines.tags_erasure import CUTS, balanced_cut, drawn_rows, judged
+from fewmask.pipelines.tags_erasure import balanced_cut, cut_record, drawn_rows, judged
 from fewmask.pipelines.tags_evidence import EvidenceMaker, make_evidence, train_classifier
 from fewmask.pipelines.tags_rows import (
     Evidence,
@@ -63,7 +72,8 @@ from fewmask.training.segmenting import (
     probs_of_rows,
 )
 from fewmask.training.signals import stop_if_asked
-from fewmask.training.workspace import StageSpec, Workspace, prepare, split
+from fewmask.training.stages import StageSpec
+from fewmask.training.workspace import Workspace, prepare, split
 
 __all__ = [
     "ALWAYS",
@@ -100,7 +110,10 @@ def make_pseudo_masks(work: Workspace, stage: Stage) -> None:
 
 
 def label_free_cuts(work: Workspace, stage: Stage, evidence: Evidence) -> list[float]:
-    """Each class's cut of the evidence, found by its tags alone; ``cut.json`` holds the curves."""
+    """Each class's cut of the evidence, found by its tags alone.
+
+    ``cut.json`` holds the curves, and whether the largest cut allowed decided (``capped``).
+    """
     maker, train = EvidenceMaker.of(work), work.rows("train", tagged=True)
     drawn = drawn_rows(work.tags, train, CUT_IMAGES, work.config.seed, stage.label, "cut")
 
@@ -110,8 +123,9 @@ def label_free_cuts(work: Workspace, stage: Stage, evidence: Evidence) -> list[f
     erasures = judged(work, stage, drawn, score_of, maker.prob_of, "cut")
     cuts = [balanced_cut(erasure) if erasure else 0.5 for erasure in erasures]
     names = work.class_names
-    curves = {n: e.record() for n, e in zip(names, erasures, strict=True) if e}
-    stage.write_json("cut.json", {"cuts": CUTS, "curves": curves})
+    stage.write_json(
+        "cut.json", cut_record({n: e for n, e in zip(names, erasures, strict=True) if e})
+    )
     found = ", ".join(f"{name} {cut:.2f}" for name, cut in zip(names, cuts, strict=True))
     work.run.log(f"{stage.label}: label-free cut of the evidence: {found}")
     return cuts

@@ -10,20 +10,32 @@ from torch import nn
 
 from fewmask.attribution.cam import compute_cam, require_pooled
 from fewmask.data.folder import DataFolder
+from fewmask.data.splits import Split
 from fewmask.errors import UsageError
 from fewmask.pipelines.tags_config import TagsConfig
-from fewmask.pipelines.tags_evidence import new_classifier, target_layer
+from fewmask.pipelines.tags_evidence import new_classifier, require_one_tag, target_layer
+from fewmask.pipelines.tags_translation import require_both_domains
 from fewmask.training.segmenting import has_encoder, new_segmenter, start_from_tags
 
 
-def refuse_impossible(config: TagsConfig, data: DataFolder, stages: Sequence[str]) -> None:
-    """Look at files, build each network once, and take a map of noise.
+def refuse_impossible(
+    config: TagsConfig, data: DataFolder, stages: Sequence[str], parts: Sequence[Split]
+) -> None:
+    """Look at tags and files, build each network once, and take a map of noise.
+
+    Args:
+        config: Of the run.
+        data: The folder, already checked.
+        stages: That the run will pass through.
+        parts: The cut of each fold.
 
     Raises:
         UsageError: settings that do not fit each other, the encoder or the data.
+        DataError: tags that a stage cannot work with.
         FewmaskError: weights that cannot be had.
     """
     _refuse_bad_translation(config, len(data.class_names), stages)
+    _refuse_bad_tags(config, data, stages, parts)
     classifier = new_classifier(config, len(data.class_names)).eval()
     _refuse_bad_map(config, classifier)
     if {"segment", "controls"} & set(stages):
@@ -59,6 +71,36 @@ def _refuse_bad_translation(config: TagsConfig, num_classes: int, stages: Sequen
             found="no such file",
             expected="a text file with one id a line",
             fix="correct --augment-reject-file",
+        )
+
+
+def _refuse_bad_tags(
+    config: TagsConfig, data: DataFolder, stages: Sequence[str], parts: Sequence[Split]
+) -> None:
+    if "translate" in stages:
+        tagged = {sample.id for sample in data.samples if sample.tags}
+        for part in parts:
+            with_tag = len(tagged & set(part.train))
+            require_both_domains(with_tag, len(part.train) - with_tag)
+    if "classify" not in stages:
+        return
+    if config.classify_loss == "cross_entropy":
+        require_one_tag(data.samples)
+    elif (config.cam_method, config.cam_weighting) == ("score_cam", "class_softmax"):
+        raise UsageError.of(
+            "CAM-SETTING",
+            where="cam_weighting",
+            found=f"class_softmax with classify_loss {config.classify_loss}",
+            expected="a classifier whose outputs exclude each other",
+            fix="--classify-loss cross_entropy, or --cam-weighting cic",
+        )
+    if config.classify_keep == "best" and not all(part.val for part in parts):
+        raise UsageError.of(
+            "KEEP-BEST",
+            where="classify_keep",
+            found="best, and no validation part to tell which that is",
+            expected="images that are set aside for validation",
+            fix="--val-fraction 0.1 (or val in the --split-file), or --classify-keep last",
         )
 
 

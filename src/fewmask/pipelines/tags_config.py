@@ -33,8 +33,8 @@ class TagsConfig(Settings):
     translate_batch_size: int = Field(8, ge=1)
     """Images of each domain a step. Published: 6 (3.3)."""
     translate_micro_batch_size: int = Field(0, ge=0)
-    """Images of each domain in memory at once, gradients are accumulated; 0 = all. Exact for
-    cyclegan; attention's area term is taken over each part."""
+    """Images of each domain in memory at once, gradients are accumulated; 0 = all. Up to rounding
+    the same for cyclegan; attention's area term is taken over each part."""
     translate_learning_rate: float = Field(2e-4, gt=0)
     """Adam's rate, betas (0.5, 0.999) (3.3)."""
     translate_lambda_cycle: float = Field(10.0, ge=0)
@@ -83,8 +83,9 @@ class TagsConfig(Settings):
 
     cam_method: Literal["cam", "grad_cam", "grad_cam_pp", "layer_cam", "score_cam"] = "cam"
     """Published: score_cam; the published baseline is grad_cam."""
-    cam_weighting: Literal["cic", "softmax"] = "cic"
-    """Of Score-CAM: increase of confidence (the paper) or softmax (its authors' code)."""
+    cam_weighting: Literal["cic", "softmax", "class_softmax"] = "cic"
+    """Of Score-CAM: cic, increase of confidence (the paper); softmax over the channels (two
+    packages); class_softmax, the class's probability (the authors' code; two classes or more)."""
     cam_layer: str | None = None
     """Dotted name of the classifier's layer; default: the one that is pooled. (vgg16: its last
     convolution, as published.) cam needs the one that is pooled; more than a pixel must be left."""
@@ -211,6 +212,10 @@ PRESETS: dict[str, dict[str, Any]] = {
         "segment_schedule": "constant",
         "segment_weight_decay": 0.0,
         "segment_encoder_rate": 1.0,
+        "segment_zoom": 0.0,
+        "segment_rotation_degrees": 0.0,
+        "segment_colour": 0.0,
+        "segment_resample": 0.0,
         "predict_views": "single",
         "controls_masks": (),
     },

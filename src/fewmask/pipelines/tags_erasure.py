@@ -15,7 +15,7 @@ Source: ours; the two erasures are those of Fong & Vedaldi 2017, section 4 (dele
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -30,6 +30,7 @@ from fewmask.training.workspace import Workspace
 
 CUTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 LARGEST_CUT = 0.7
+"""Set, like the spacing of :data:`CUTS`, while looking at masks of Bijie *training* tiles."""
 
 
 class Erasure(NamedTuple):
@@ -49,6 +50,11 @@ class Erasure(NamedTuple):
     def lead(self) -> np.ndarray:
         """How much more the object convinces than the rest, in [-1, 1]."""
         return np.asarray(self.alone - self.without)
+
+    @property
+    def balance(self) -> float:
+        """The cut at which the object alone and the image without it convince equally."""
+        return crossing(CUTS, self.lead.tolist())
 
     def record(self) -> dict[str, list[float]]:
         """The three curves, rounded, for a JSON file."""
@@ -112,12 +118,21 @@ def judged(
 
 
 def balanced_cut(erasure: Erasure) -> float:
-    """The cut at which the object alone and the image without it convince equally.
+    """The cut at which both convince equally, but not above :data:`LARGEST_CUT`.
 
-    Not above :data:`LARGEST_CUT`: where a part convinces as much as the whole (a texture), the
+    Where a part convinces as much as the whole (a texture), the
     object alone leads at every cut, and the balance says nothing.
     """
-    return min(LARGEST_CUT, crossing(CUTS, erasure.lead.tolist()))
+    return min(LARGEST_CUT, erasure.balance)
+
+
+def cut_record(found: Mapping[str, Erasure]) -> dict[str, Any]:
+    """What ``cut.json`` says of each class: its curves, and whether :data:`LARGEST_CUT` decided."""
+    return {
+        "cuts": CUTS,
+        "curves": {name: erasure.record() for name, erasure in found.items()},
+        "capped": {name: erasure.balance > LARGEST_CUT for name, erasure in found.items()},
+    }
 
 
 def most_convincing(candidates: Mapping[int, Sequence[Erasure]]) -> int:

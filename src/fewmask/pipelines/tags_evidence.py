@@ -6,7 +6,7 @@ landslide study.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from fewmask.attribution.cam import compute_cam, find_layer, multi_scale_cam
+from fewmask.data.folder import Sample
 from fewmask.data.loading import TrainingSet
 from fewmask.data.transforms import Augmentation, resize_image, to_bytes, to_signed, to_unit
 from fewmask.errors import DataError
@@ -100,12 +101,14 @@ def tag_loss(kind: str, smoothing: float = 0.0) -> Callable[[Tensor, Tensor], Te
     return softmax_loss
 
 
-def train_classifier(work: Workspace, stage: Stage) -> None:
-    """Fine-tune on the tags of the training part and of the images generated from it."""
-    config: TagsConfig = work.config
-    exclusive = config.classify_loss == "cross_entropy"
-    if exclusive and work.tags.sum(1).max() > 1:
-        worst = work.data.samples[int(work.tags.sum(1).argmax())]
+def require_one_tag(samples: Sequence[Sample]) -> None:
+    """Refuse images with several tags: a softmax over none and the tags cannot learn them.
+
+    Raises:
+        DataError: naming the image with the most tags.
+    """
+    worst = max(samples, key=lambda sample: len(sample.tags))
+    if len(worst.tags) > 1:
         raise DataError.of(
             "TAGS-SEVERAL",
             where=worst.id,
@@ -113,6 +116,14 @@ def train_classifier(work: Workspace, stage: Stage) -> None:
             expected="at most one tag an image, for classify_loss cross_entropy",
             fix="--classify-loss binary",
         )
+
+
+def train_classifier(work: Workspace, stage: Stage) -> None:
+    """Fine-tune on the tags of the training part and of the images generated from it."""
+    config: TagsConfig = work.config
+    exclusive = config.classify_loss == "cross_entropy"
+    if exclusive:
+        require_one_tag(work.data.samples)
     images, tags, rows = work.images, work.tags, work.rows("train")
     if "augment" in work.stages:
         images, tags, rows = _with_generated(work, rows)

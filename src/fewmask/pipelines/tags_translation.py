@@ -106,7 +106,9 @@ def translation_step(
     """One step of both generators, then one of both discriminators.
 
     The batch passes in parts of ``translate_micro_batch_size``; gradients add up to those of the
-    whole batch, since no layer mixes images.
+    whole batch, since no layer mixes images and the image pools are asked once, for all of it. Of
+    the generators' terms only the attention's area is not a mean over images: it is taken over
+    each part.
 
     Returns:
         The two losses, by name.
@@ -131,11 +133,12 @@ def translation_step(
         disc.requires_grad_(True)
     optimizers["discriminators"].zero_grad(set_to_none=True)
     judges = 0.0
-    for part, ((part_a, part_b), (fake_a, fake_b)) in enumerate(zip(parts, fakes, strict=True)):
-        old_a = pools["pool_a"].query(fake_a, derive_seed(loop.seed, "a", loop.step, part))
-        old_b = pools["pool_b"].query(fake_b, derive_seed(loop.seed, "b", loop.step, part))
-        loss = discriminator_loss(nets.disc_a, part_a, old_a) + discriminator_loss(
-            nets.disc_b, part_b, old_b
+    fakes_a, fakes_b = (torch.cat(images) for images in zip(*fakes, strict=True))
+    old_a = pools["pool_a"].query(fakes_a, derive_seed(loop.seed, "a", loop.step, 0)).split(size)
+    old_b = pools["pool_b"].query(fakes_b, derive_seed(loop.seed, "b", loop.step, 0)).split(size)
+    for (part_a, part_b), part_old_a, part_old_b in zip(parts, old_a, old_b, strict=True):
+        loss = discriminator_loss(nets.disc_a, part_a, part_old_a) + discriminator_loss(
+            nets.disc_b, part_b, part_old_b
         )
         share = len(part_a) / len(real_a)
         loop.require_finite(discriminators=loss)
@@ -166,18 +169,27 @@ def new_translators(config: TagsConfig) -> Translators:
     return Translators(gen_ab, gen_ba, disc_a, disc_b)
 
 
+def require_both_domains(tagged: int, untagged: int) -> None:
+    """Refuse a training part without images of both kinds.
+
+    Raises:
+        DataError: one of the numbers is 0.
+    """
+    if not tagged or not untagged:
+        raise DataError.of(
+            "NO-NEGATIVES",
+            where="training part",
+            found=f"{tagged} images with a tag, {untagged} without",
+            expected="both: a translation needs images without the object",
+            fix="add images without any tag, or leave out the stages translate and augment",
+        )
+
+
 def train_translation(work: Workspace, stage: Stage) -> None:
     """CycleGAN between the images with a tag (a) and those without (b)."""
     config: TagsConfig = work.config
     rows = {"a": work.rows("train", tagged=True), "b": work.rows("train", tagged=False)}
-    if not rows["a"] or not rows["b"]:
-        raise DataError.of(
-            "NO-NEGATIVES",
-            where="training part",
-            found=f"{len(rows['a'])} images with a tag, {len(rows['b'])} without",
-            expected="both: a translation needs images without the object",
-            fix="add images without any tag, or leave out the stages translate and augment",
-        )
+    require_both_domains(len(rows["a"]), len(rows["b"]))
     seed_all(config.seed, stage.label, "weights")
     nets = Translators(*(net.to(work.device) for net in new_translators(config)))
     adam: dict[str, Any] = {"lr": config.translate_learning_rate, "betas": (0.5, 0.999)}

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from fewmask.data.folder import read_target
+from fewmask.errors import CheckpointError, UsageError
 from fewmask.io.images import read_image
 from fewmask.report.figures import curves_figure, strip_png
 from fewmask.report.html import Case, ReportData, Row, render_report, text_table
@@ -21,9 +22,47 @@ from fewmask.training.workspace import Workspace
 PAIRED = "paired by group, one seed"
 
 
+def read_summary(run_path: Path) -> dict[str, Any]:
+    """``metrics.json`` of a finished run.
+
+    Raises:
+        UsageError: the run has not come that far.
+        CheckpointError: the file is damaged.
+    """
+    path = run_path / "metrics.json"
+    if not path.is_file():
+        raise UsageError.of(
+            "RUN-UNFINISHED",
+            where=run_path,
+            found="no metrics.json",
+            expected="a finished run",
+            fix=f"fewmask resume {run_path}",
+        )
+    try:
+        summary = json.loads(path.read_text())
+        kinds = {"rows": list, "metrics": dict, "class_names": list}
+        wrong = [name for name, kind in kinds.items() if not isinstance(summary[name], kind)]
+        if not wrong:
+            return dict(summary)
+        found = f"{wrong[0]} {summary[wrong[0]]!r}"
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        found = f"{type(error).__name__}: {error}"
+    raise CheckpointError.of(
+        "METRICS-DAMAGED",
+        where=path,
+        found=found,
+        expected="the table that the run has written",
+        fix=f"restore the file, or `fewmask resume {run_path}` to write it again",
+    )
+
+
 def summary_table(run_path: Path) -> str:
-    """The table of a finished run as plain text, with the result's comparisons below it."""
-    summary = json.loads((run_path / "metrics.json").read_text())
+    """The table of a finished run as plain text, with the result's comparisons below it.
+
+    Raises:
+        FewmaskError: see :func:`read_summary`.
+    """
+    summary = read_summary(run_path)
     rows = table_rows(summary["rows"])
     lines = [text_table(rows, shown_metrics(summary["class_names"], rows))]
     for row in summary["rows"]:

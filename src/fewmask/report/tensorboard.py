@@ -26,12 +26,13 @@ def require_tensorboard() -> None:
         )
 
 
-def write_events(records: Path, folder: Path) -> None:
-    """Write one scalar series for each stage and value, replacing earlier events.
+def write_events(records: Path, folder: Path, stage: str) -> None:
+    """Write one scalar series for each loop and value of a stage, replacing its earlier events.
 
     Args:
         records: ``metrics.jsonl`` of a run.
-        folder: Where TensorBoard is to look.
+        folder: Where TensorBoard is to look; the stage becomes a sub-folder of it.
+        stage: The stage's label in the records.
 
     Raises:
         ResourceError: the package tensorboard is not installed.
@@ -39,11 +40,13 @@ def write_events(records: Path, folder: Path) -> None:
     require_tensorboard()
     from torch.utils.tensorboard import SummaryWriter
 
-    shutil.rmtree(folder, ignore_errors=True)
-    with SummaryWriter(str(folder)) as writer:
-        for line in records.read_text().splitlines():
-            record = json.loads(line)
-            where = "/".join(str(record.pop(part)) for part in ("stage", "loop"))
-            step = record.pop("step")
+    shutil.rmtree(folder / stage, ignore_errors=True)
+    lines = records.read_text().splitlines() if records.is_file() else []
+    own = [record for record in map(json.loads, lines) if record.pop("stage") == stage]
+    if not own:
+        return
+    with SummaryWriter(str(folder / stage)) as writer:
+        for record in own:
+            loop, step = record.pop("loop"), record.pop("step")
             for name, value in record.items():
-                writer.add_scalar(f"{where}/{name}", value, step)
+                writer.add_scalar(f"{loop}/{name}", value, step)

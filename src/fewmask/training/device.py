@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import re
 import resource
 import sys
 
 import torch
 
-from fewmask.errors import ResourceError
+from fewmask.errors import ResourceError, UsageError
 
 
 def choose_device(name: str) -> torch.device:
     """``auto`` takes CUDA, then Apple's MPS, then the CPU; any other name must exist.
 
     Raises:
+        UsageError: the name is not one of cpu, cuda, cuda:0 … and mps. Torch knows others, on which
+            nothing can be computed (meta), or not all that is needed.
         ResourceError: the device is not there. fewmask never falls back silently.
     """
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", name, re.ASCII):
+        raise UsageError.of(
+            "DEVICE",
+            where=f"--device {name}",
+            found=repr(name),
+            expected="auto, cpu, cuda, cuda:N or mps",
+            fix="--device auto, or --device cpu",
+        )
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

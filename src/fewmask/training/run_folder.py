@@ -104,7 +104,7 @@ class RunFolder:
         try:
             run = cls(path)
             run.record["pipeline"]
-        except (OSError, yaml.YAMLError, KeyError, TypeError, UnicodeDecodeError):
+        except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
             raise UsageError.of(
                 "RUN-MISSING",
                 where=path,
@@ -162,16 +162,17 @@ class RunFolder:
 
     @property
     def status(self) -> dict[str, Any]:
-        """The last status; ``{"state": "unknown"}`` if there is none."""
+        """The last status; ``{"state": "unknown"}`` if there is none that can be read."""
         try:
-            return dict(json.loads((self.path / "status.json").read_text()))
+            status = json.loads((self.path / "status.json").read_text())
         except (OSError, ValueError):
-            return {"state": "unknown"}
+            status = None
+        return status if isinstance(status, dict) else {"state": "unknown"}
 
     def summary(self) -> dict[str, str]:
         """One line of ``fewmask runs``: path, pipeline, preset, state and headline score."""
         score = ""
-        with contextlib.suppress(OSError, ValueError, KeyError, StopIteration, TypeError):
+        with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             metrics = json.loads((self.path / "metrics.json").read_text())["metrics"]
             names = [n for n in metrics if n.startswith("iou.pooled.") and n.count(".") == 2]
             names.remove("iou.pooled.background")
@@ -204,6 +205,10 @@ class RunFolder:
         if not self.quiet:
             print(message, file=sys.stderr, flush=True)  # noqa: T201
 
+    def stage_path(self, number: int, name: str, folder: str = "") -> Path:
+        """Where a stage's files are, or will be."""
+        return self.path / folder / f"{number}-{name}"
+
     def stage(self, number: int, name: str, key: str, *, folder: str = "") -> Stage:
         """The stage's folder, emptied of a former result whose inputs were others.
 
@@ -213,7 +218,7 @@ class RunFolder:
             key: Digest of all that the stage reads.
             folder: Sub-folder of the run (a fold of a cross-validation), or empty.
         """
-        stage = Stage(self, self.path / folder / f"{number}-{name}", name, key)
+        stage = Stage(self, self.stage_path(number, name, folder), name, key)
         stage.discard_if_stale()
         return replace(stage, earlier_seconds=stage.kept_seconds())
 
@@ -242,20 +247,36 @@ class Stage:
     @property
     def done(self) -> bool:
         """Whether the stage is finished with these inputs and its files are what they were."""
+        return not self.flaw()
+
+    def flaw(self) -> str:
+        """Why the stage is not :attr:`done`, in words; empty if it is."""
+        record = self.done_record()
+        if record is None:
+            return f"no readable {DONE}"
+        if record["key"] != self.key:
+            return "made from other data or settings"
+        digests = {self.path / file: digest for file, digest in record["files"].items()}
+        bad = [p.name for p, d in digests.items() if not p.is_file() or sha256_file(p) != d]
+        return f"altered or missing: {', '.join(bad[:5])}" if bad else ""
+
+    def done_record(self) -> dict[str, Any] | None:
+        """``DONE.json``; None if the stage is not finished, or the file is damaged."""
         try:
             record = json.loads((self.path / DONE).read_text())
-            return record["key"] == self.key and all(
-                sha256_file(self.path / file) == digest for file, digest in record["files"].items()
-            )
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return False
+            return record if record["key"] and isinstance(record["files"], dict) else None
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
 
     def discard_if_stale(self) -> None:
         """Make the folder; remove what an earlier run of the stage with other inputs left."""
         marker = self.path / "KEY"
         try:
             before = marker.read_text() if marker.is_file() else None
-            if not self.done and (before != self.key or (self.path / DONE).exists()):
+            flaw, finished = self.flaw(), (self.path / DONE).exists()
+            if flaw and (before != self.key or finished):
+                if finished:
+                    self.run.log(f"{self.label}: {flaw}; it is made again")
                 marker.unlink(missing_ok=True)  # first: a kill from here on leaves it stale
                 shutil.rmtree(self.checkpoints, ignore_errors=True)
                 if self.path.exists():

@@ -1,12 +1,9 @@
-"""What every stage of a pipeline reads, and the runner that calls the stages in order."""
+"""What every stage of a pipeline reads; the first two stages, which are the same in each."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -22,13 +19,11 @@ from fewmask.data.folder import DataFolder, Sample
 from fewmask.data.official_split import read_split
 from fewmask.data.splits import Split, cut_folds, link_duplicates, split_for_fold
 from fewmask.data.transforms import resize_image
-from fewmask.errors import ResourceError, UsageError
+from fewmask.errors import UsageError
 from fewmask.io.images import read_image
 from fewmask.training.checkpoint import sha256_file
-from fewmask.training.device import peak_gigabytes
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import RunFolder, Stage
-from fewmask.training.signals import stop_if_asked
 
 
 @dataclass
@@ -43,6 +38,7 @@ class Workspace:
         fold: Which fold is held out.
         folder: Sub-folder of the run for this fold; empty without cross-validation.
         stages: Stages by name, as far as the runner has come.
+        after_stage: Called with each stage that the runner has just finished.
     """
 
     run: RunFolder
@@ -52,6 +48,7 @@ class Workspace:
     fold: int = 0
     folder: str = ""
     stages: dict[str, Stage] = field(default_factory=dict)
+    after_stage: Callable[[Stage], None] = lambda _: None
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -79,6 +76,17 @@ class Workspace:
         return dict(self.stages["split"].read_json("split.json"))
 
     @cached_property
+    def image_facts(self) -> list[tuple[str, str, tuple[str, ...], str]]:
+        """Id, SHA-256 of the file, tags and group of each image; masks are no input of training."""
+        return [(s.id, sha256_file(s.image_path), s.tags, s.group) for s in self.data.samples]
+
+    @cached_property
+    def mask_facts(self) -> list[tuple[str, str | None]]:
+        """Id and SHA-256 of the true mask's file, if there is one, of each image."""
+        masks = [(s.id, s.mask_path) for s in self.data.samples]
+        return [(name, sha256_file(path) if path else None) for name, path in masks]
+
+    @cached_property
     def _row_of(self) -> dict[str, int]:
         return {sample.id: row for row, sample in enumerate(self.data.samples)}
 
@@ -91,164 +99,6 @@ class Workspace:
         """
         found = [self._row_of[name] for part in parts for name in self.parts[part]]
         return [row for row in found if tagged is None or bool(self.tags[row].any()) == tagged]
-
-
-@dataclass(frozen=True)
-class StageSpec:
-    """One line of a pipeline's table of stages.
-
-    Attributes:
-        name: Also the prefix of the settings that only this stage reads.
-        function: Does the work inside the stage's folder.
-        reads: Stages whose files it reads; it is made again when one of them is.
-        settings: Prefixes of further settings that it reads.
-        shared: One for all folds.
-        masks: It reads the user's true masks; it is made again when they change.
-    """
-
-    name: str
-    function: Callable[[Workspace, Stage], None]
-    reads: tuple[str, ...] = ()
-    settings: tuple[str, ...] = ()
-    shared: bool = False
-    masks: bool = False
-
-
-def run_stages(work: Workspace, specs: Sequence[StageSpec], selected: Sequence[str]) -> None:
-    """Run the selected stages in order; finished ones with unchanged inputs are kept.
-
-    Raises:
-        UsageError: a file that a setting names is not there.
-        KeyboardInterrupt: a signal has asked for a stop between two stages.
-    """
-    prefixes = [f"{name}_" for spec in specs for name in (spec.name, *spec.settings)]
-    settings = settings_by_content(work.config)
-    general = {
-        name: value
-        for name, value in settings.items()
-        if name not in NOT_AN_INPUT and not any(name.startswith(prefix) for prefix in prefixes)
-    }
-    keys: dict[str, str] = {}
-    for number, spec in enumerate(specs, start=1):
-        if spec.name not in selected:
-            continue
-        own = [f"{prefix}_" for prefix in (spec.name, *spec.settings)]
-        keys[spec.name] = digest(
-            {
-                "stage": spec.name,
-                "general": general,
-                "own": {k: v for k, v in settings.items() if any(map(k.startswith, own))},
-                "inputs": {name: keys[name] for name in spec.reads if name in keys},
-                "data": data_fingerprint(work) if spec.name == "prepare" else None,
-                "masks": mask_fingerprint(work) if spec.masks else None,
-                "fold": None if spec.shared else work.fold,
-            }
-        )
-        stage = work.run.stage(
-            number, spec.name, keys[spec.name], folder="" if spec.shared else work.folder
-        )
-        work.stages[spec.name] = stage
-        if stage.done:
-            work.run.log(f"{stage.label}: done before")
-            continue
-        stop_if_asked()
-        work.run.set_status("running", stage=stage.label)
-        try:
-            spec.function(work, stage)
-        except BaseException:
-            with suppress(OSError, ResourceError):  # what went wrong first is told
-                stage.keep_seconds()
-            raise
-        seconds = stage.seconds
-        stage.finish(seconds=round(seconds, 1), peak_gb=round(peak_gigabytes(work.device), 2))
-        work.run.log(f"{stage.label}: {seconds:.0f} s")
-
-
-NOT_AN_INPUT = {"device", "threads", "workers", "tensorboard", "stages", "folds", "save_probs"}
-
-
-def input_files(config: Settings) -> dict[str, Path]:
-    """The files that settings name, by setting."""
-    files = {name: value for name, value in config if isinstance(value, Path)}
-    if config.encoder_weights not in {"packaged", "imagenet", "none"}:
-        files["encoder_weights"] = Path(config.encoder_weights)
-    return files
-
-
-def settings_by_content(config: Settings) -> dict[str, Any]:
-    """The settings as they enter stage keys: a file is what is in it, wherever it lies.
-
-    Raises:
-        UsageError: a file is not there.
-    """
-    settings = config.model_dump(mode="json")
-    for name, path in input_files(config).items():
-        if not path.is_file():
-            raise UsageError.of(
-                "FILE-MISSING",
-                where=f"{name}: {path}",
-                found="no such file",
-                expected="the file that this setting names",
-                fix="correct the path, or put the file back",
-            )
-        settings[name] = sha256_file(path)
-    return settings
-
-
-def selected_stages(
-    specs: Sequence[StageSpec], wanted: Sequence[str], always: Sequence[str]
-) -> list[str]:
-    """The stages to run: those wanted, in order, with those that every run needs.
-
-    Raises:
-        UsageError: a name that is no stage.
-    """
-    names = [spec.name for spec in specs]
-    unknown = [name for name in wanted if name not in names]
-    if unknown:
-        raise UsageError.of(
-            "STAGE-UNKNOWN",
-            where="--stages",
-            found=", ".join(unknown),
-            expected="some of " + " ".join(names),
-            fix="correct the name",
-        )
-    return [name for name in names if not wanted or name in wanted or name in always]
-
-
-def require_stages(selected: Sequence[str], needs: Mapping[str, Sequence[str]]) -> None:
-    """Refuse a selection in which a stage lacks another that it cannot do without.
-
-    Raises:
-        UsageError: names the missing stages.
-    """
-    for name in selected:
-        missing = [need for need in needs.get(name, ()) if need not in selected]
-        if missing:
-            raise UsageError.of(
-                "STAGE-MISSING",
-                where=f"--stages … {name}",
-                found="no " + ", ".join(missing),
-                expected=f"the stages that {name} reads",
-                fix="--stages " + " ".join([*missing, *selected]),
-            )
-
-
-def digest(value: Any) -> str:
-    """SHA-256 of a JSON value, independent of the order of keys."""
-    text = json.dumps(value, sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def data_fingerprint(work: Workspace) -> str:
-    """Digest of the images' bytes, their tags and their groups; masks are no input of training."""
-    return digest([(s.id, sha256_file(s.image_path), s.tags, s.group) for s in work.data.samples])
-
-
-def mask_fingerprint(work: Workspace) -> str:
-    """Digest of the true masks' bytes."""
-    masks = [(s.id, s.mask_path) for s in work.data.samples]
-    return digest([(name, path and sha256_file(path)) for name, path in masks])
 
 
 def prepare(work: Workspace, stage: Stage) -> None:
@@ -298,18 +148,21 @@ def cut_parts(samples: Sequence[Sample], config: Settings, fold: int) -> Split:
     """The parts of one fold, from ``split_file`` or a cut by group and tags.
 
     Raises:
-        UsageError: a split file and folds.
+        UsageError: a split file and folds, or one fold of them.
         DataError: too few samples or groups, or a split file that does not fit.
         LeakError: a split file that tears a group apart.
     """
     if config.split_file:
-        if config.folds > 1:
+        if config.folds > 1 or config.fold is not None:
+            flag, asked = "--folds", f"{config.folds} folds"
+            if config.fold is not None:
+                flag, asked = "--fold", f"fold {config.fold}"
             raise UsageError.of(
                 "SPLIT-FILE",
-                where="--split-file with --folds",
-                found=f"an official split and {config.folds} folds",
+                where=f"--split-file with {flag}",
+                found=f"an official split and {asked}",
                 expected="one of them: a split file has one test part, which every fold would test",
-                fix="leave out --folds, or --split-file",
+                fix="leave out --folds and --fold, or --split-file",
             )
         return read_split(config.split_file, samples)
     folds = config.folds if config.folds > 1 else config.test_folds

@@ -1,0 +1,119 @@
+"""The images that a run knows, to tell those that it has learned from others, wherever it lies."""
+
+from __future__ import annotations
+
+import csv
+import io
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fewmask.data.content import digest_of
+from fewmask.data.copies import Album, fingerprint
+from fewmask.data.transforms import resize_image
+from fewmask.errors import CheckpointError, LeakError
+from fewmask.training.checkpoint import write_atomically
+from fewmask.training.run_folder import RunFolder
+
+FILE = "known_images.npz"
+"""In ``RUN/weights``, so that a run that was moved without its stages still refuses a leak."""
+COLUMNS = ("id", "part", "sha256")
+DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, csv.Error, zipfile.BadZipFile)
+
+
+class KnownImages:
+    """The images of a run's data, with their parts of the first fold.
+
+    Args:
+        records: ``id``, ``part`` (train, val, test) and ``sha256`` (of the pixels) of each image.
+        side: Side in px at which fingerprints were taken.
+        fingerprints: (n, 16, 16) float32, of the n images that are not in the test part.
+    """
+
+    def __init__(
+        self, records: Sequence[dict[str, str]], side: int, fingerprints: np.ndarray
+    ) -> None:
+        self.records, self.side, self.fingerprints = records, side, fingerprints
+        self._record_of = {record["sha256"]: record for record in records}
+        self._learned = [record for record in records if record["part"] != "test"]
+        if len(self._learned) != len(fingerprints):
+            raise ValueError(f"{len(fingerprints)} fingerprints of {len(self._learned)} images")
+        self._album = Album(list(fingerprints)) if self._learned else None
+
+    @classmethod
+    def of(cls, run: RunFolder) -> KnownImages:
+        """Those of a finished run: from ``weights/``, or from its stages where the file lacks.
+
+        Raises:
+            LeakError: neither is there, so that a leak could not be seen.
+            CheckpointError: what is there is damaged.
+        """
+        path = run.path / "weights" / FILE
+        try:
+            known = cls._read(path) if path.is_file() else cls.of_stages(run)
+        except DAMAGE as error:
+            raise CheckpointError.of(
+                "KNOWN-IMAGES-DAMAGED",
+                where=path if path.is_file() else run.path,
+                found=(str(error).splitlines() or [type(error).__name__])[0],
+                expected="the list of images that the run has written",
+                fix=f"restore it, or `fewmask resume {run.path}` where the run's data is",
+            ) from None
+        if known is None:
+            raise LeakError.of(
+                "LEAK-UNKNOWN",
+                where=path,
+                found="no such file, and no stages `prepare` and `split` in its place",
+                expected="the images that the run has learned from, to refuse to measure on them",
+                fix="copy weights/ whole from the run's first place, or "
+                f"`fewmask resume {run.path}` where the run's data is",
+            )
+        return known
+
+    @classmethod
+    def of_stages(cls, run: RunFolder) -> KnownImages | None:
+        """From the stages ``prepare`` and ``split``; None if they are not there."""
+        places = ("*-split/split.csv", "fold-0/*-split/split.csv")
+        tables = [path for place in places for path in run.path.glob(place)]
+        arrays = list(run.path.glob("*-prepare/images.npy"))
+        if not tables or not arrays:
+            return None
+        with tables[0].open(encoding="utf-8", newline="") as stream:
+            records = [{name: line[name] for name in COLUMNS} for line in csv.DictReader(stream)]
+        images = np.load(arrays[0], mmap_mode="r")
+        rows = [row for row, record in enumerate(records) if record["part"] != "test"]
+        prints = [fingerprint(images[row]) for row in rows]
+        return cls(records, images.shape[1], np.array(prints, np.float32))
+
+    @classmethod
+    def _read(cls, path: Path) -> KnownImages:
+        with np.load(path, allow_pickle=False) as file:
+            columns = [file[name].tolist() for name in COLUMNS]
+            records = [dict(zip(COLUMNS, line, strict=True)) for line in zip(*columns, strict=True)]
+            return cls(records, int(file["side"]), file["fingerprints"])
+
+    def save(self, folder: Path) -> None:
+        """Write ``known_images.npz``: names, digests and fingerprints, no image.
+
+        A fingerprint is what is left of an image in 16 x 16 numbers: its coarse grey shapes.
+        """
+        arrays: dict[str, Any] = {n: np.array([r[n] for r in self.records], str) for n in COLUMNS}
+        content = io.BytesIO()
+        np.savez(content, **arrays, side=np.array(self.side), fingerprints=self.fingerprints)
+        write_atomically(folder / FILE, content.getbuffer())
+
+    def learned(self, image: np.ndarray) -> str:
+        """What of the training or validation part an image is, in words; empty if it is not."""
+        record = self._record_of.get(digest_of(image))
+        if record:
+            part = record["part"]
+            return f"an image of the run's {part} part" if part != "test" else ""
+        if self._album is not None:
+            small = resize_image(image, self.side, self.side)
+            for row in self._album.copies_of(fingerprint(small)):
+                record = self._learned[row]
+                return f"a copy of {record['id']} of the run's {record['part']} part, changed"
+        return ""

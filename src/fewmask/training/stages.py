@@ -1,0 +1,258 @@
+"""The stages of a run: which to run, what each is made from, and the runner that calls them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from fewmask.config import Settings
+from fewmask.errors import CheckpointError, ResourceError, UsageError
+from fewmask.training.checkpoint import sha256_file
+from fewmask.training.device import peak_gigabytes
+from fewmask.training.run_folder import Stage
+from fewmask.training.signals import stop_if_asked
+from fewmask.training.workspace import Workspace
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One line of a pipeline's table of stages.
+
+    Attributes:
+        name: Also the prefix of the settings that only this stage reads.
+        function: Does the work inside the stage's folder.
+        reads: Stages whose files it reads; it is made again when one of them is.
+        settings: Prefixes of further settings that it reads.
+        shared: One for all folds.
+        masks: It reads the user's true masks; it is made again when they change.
+    """
+
+    name: str
+    function: Callable[[Workspace, Stage], None]
+    reads: tuple[str, ...] = ()
+    settings: tuple[str, ...] = ()
+    shared: bool = False
+    masks: bool = False
+
+    def folder(self, work: Workspace) -> str:
+        """Sub-folder of the run in which the stage lies."""
+        return "" if self.shared else work.folder
+
+
+def selected_stages(
+    specs: Sequence[StageSpec], wanted: Sequence[str], needs: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """The stages wanted and all that they cannot do without, in running order.
+
+    Args:
+        specs: The pipeline's stages.
+        wanted: Names of stages.
+        needs: For a stage, those without which it cannot run; they may need others in turn.
+
+    Raises:
+        UsageError: a name that is no stage.
+    """
+    names = [spec.name for spec in specs]
+    unknown = [name for name in wanted if name not in names]
+    if unknown:
+        raise UsageError.of(
+            "STAGE-UNKNOWN",
+            where="--stages",
+            found=", ".join(unknown),
+            expected="some of " + " ".join(names),
+            fix="correct the name",
+        )
+    selected, rest = set(), list(wanted)
+    while rest:
+        name = rest.pop()
+        if name not in selected:
+            selected.add(name)
+            rest += needs.get(name, ())
+    return [name for name in names if name in selected]
+
+
+def run_stages(work: Workspace, specs: Sequence[StageSpec], selected: Sequence[str]) -> None:
+    """Run the selected stages in order; finished ones with unchanged inputs are kept.
+
+    Raises:
+        UsageError: a file that a setting names is not there.
+        KeyboardInterrupt: a signal has asked for a stop between two stages.
+    """
+    made_from = inputs_of_stages(work, specs, selected)
+    for number, spec in enumerate(specs, start=1):
+        if spec.name not in made_from:
+            continue
+        inputs = made_from[spec.name]
+        stage = work.run.stage(number, spec.name, inputs.key, folder=spec.folder(work))
+        work.stages[spec.name] = stage
+        if stage.done:
+            work.run.log(f"{stage.label}: done before")
+            continue
+        stop_if_asked()
+        work.run.set_status("running", stage=stage.label)
+        try:
+            spec.function(work, stage)
+        except BaseException:
+            with suppress(OSError, ResourceError):  # what went wrong first is told
+                stage.keep_seconds()
+            raise
+        seconds = stage.seconds
+        peak = round(peak_gigabytes(work.device), 2)
+        stage.finish(seconds=round(seconds, 1), peak_gb_so_far=peak, made_from=inputs.facts)
+        work.run.log(f"{stage.label}: {seconds:.0f} s")
+        work.after_stage(stage)
+
+
+class StageInputs(NamedTuple):
+    """What a stage is made from.
+
+    Attributes:
+        key: Digest of all of it.
+        facts: Settings, and digests of images and masks if it reads them, each by name: to tell
+            what has changed where the key has.
+    """
+
+    key: str
+    facts: dict[str, dict[str, Any]]
+
+
+NOT_AN_INPUT = {"device", "threads", "workers", "tensorboard", "stages", "folds", "save_probs"}
+
+
+def inputs_of_stages(
+    work: Workspace, specs: Sequence[StageSpec], selected: Sequence[str]
+) -> dict[str, StageInputs]:
+    """The inputs of the selected stages, as settings and data are now.
+
+    Raises:
+        UsageError: a file that a setting names is not there.
+    """
+    prefixes = [f"{name}_" for spec in specs for name in (spec.name, *spec.settings)]
+    settings = settings_by_content(work.config)
+    general = {
+        name: value
+        for name, value in settings.items()
+        if name not in NOT_AN_INPUT and not any(name.startswith(prefix) for prefix in prefixes)
+    }
+    files = input_files(work.config)
+    found: dict[str, StageInputs] = {}
+    for spec in specs:
+        if spec.name not in selected:
+            continue
+        prefixes = [f"{prefix}_" for prefix in (spec.name, *spec.settings)]
+        own = {k: v for k, v in settings.items() if any(map(k.startswith, prefixes))}
+        images = work.image_facts if spec.name == "prepare" else None
+        masks = work.mask_facts if spec.masks else None
+        key = digest(
+            {
+                "stage": spec.name,
+                "general": general,
+                "own": own,
+                "inputs": {name: found[name].key for name in spec.reads if name in found},
+                "data": None if images is None else digest(images),
+                "masks": None if masks is None else digest(masks),
+                "fold": None if spec.shared else work.fold,
+            }
+        )
+        read = {n: f"file {v[:12]}" if n in files else v for n, v in (general | own).items()}
+        facts = {
+            "settings": read,
+            "images": {image[0]: digest(image) for image in images or ()},
+            "masks": {name: mask for name, mask in masks or () if mask},
+        }
+        found[spec.name] = StageInputs(key, facts)
+    return found
+
+
+def input_files(config: Settings) -> dict[str, Path]:
+    """The files that settings name, by setting."""
+    files = {name: value for name, value in config if isinstance(value, Path)}
+    if config.encoder_weights not in {"packaged", "imagenet", "none"}:
+        files["encoder_weights"] = Path(config.encoder_weights)
+    return files
+
+
+def settings_by_content(config: Settings) -> dict[str, Any]:
+    """The settings as they enter stage keys: a file is what is in it, wherever it lies.
+
+    Raises:
+        UsageError: a file is not there.
+    """
+    settings = config.model_dump(mode="json")
+    for name, path in input_files(config).items():
+        if not path.is_file():
+            raise UsageError.of(
+                "FILE-MISSING",
+                where=f"{name}: {path}",
+                found="no such file",
+                expected="the file that this setting names",
+                fix="correct the path, or put the file back",
+            )
+        settings[name] = sha256_file(path)
+    return settings
+
+
+def digest(value: Any) -> str:
+    """SHA-256 of a JSON value, independent of the order of keys."""
+    text = json.dumps(value, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def refuse_changed(work: Workspace, specs: Sequence[StageSpec], selected: Sequence[str]) -> None:
+    """Refuse to go on with a run whose finished stages were made from other data or settings.
+
+    Raises:
+        CheckpointError: names what has changed. A stage that is unfinished or damaged is no reason.
+    """
+    stages: list[str] = []
+    changes: dict[str, None] = {}
+    made_from = inputs_of_stages(work, specs, selected)
+    for number, spec in enumerate(specs, start=1):
+        if spec.name not in made_from:
+            continue
+        inputs = made_from[spec.name]
+        path = work.run.stage_path(number, spec.name, spec.folder(work))
+        record = Stage(work.run, path, spec.name, inputs.key).done_record()
+        if record and record["key"] != inputs.key:
+            stages.append(spec.name)
+            if "made_from" in record:
+                changes.update(dict.fromkeys(changed(record["made_from"], inputs.facts)))
+    if stages:
+        raise CheckpointError.of(
+            "RUN-CHANGED",
+            where=work.run.path,
+            found="; ".join(changes) or "other data or settings; which, is not recorded",
+            expected=f"what its finished stages ({', '.join(stages)}) were made from",
+            fix="restore it, or start a new run with another -o; nothing was touched",
+        )
+
+
+def changed(
+    before: Mapping[str, Mapping[str, Any]], now: Mapping[str, Mapping[str, Any]]
+) -> list[str]:
+    """The differences between two :attr:`StageInputs.facts`, in words, with up to five names each.
+
+    >>> changed({"images": {"a": 1, "b": 1}}, {"images": {"b": 2, "c": 1}})
+    ['images added: c', 'images removed: a', 'images altered (file, tags or group): b']
+    >>> changed({"settings": {"seed": 0}}, {"settings": {"seed": 1, "folds": 2}})
+    ['folds 2, was not there', 'seed 1, was 0']
+    """
+    lines = []
+    for kind, what in (("images", "file, tags or group"), ("masks", "file")):
+        old, new = before.get(kind, {}), now.get(kind, {})
+        for word, names in (
+            ("added", new.keys() - old.keys()),
+            ("removed", old.keys() - new.keys()),
+            (f"altered ({what})", {n for n in old.keys() & new.keys() if old[n] != new[n]}),
+        ):
+            if names:
+                more = f" and {len(names) - 5} more" if len(names) > 5 else ""
+                lines.append(f"{kind} {word}: {', '.join(sorted(names)[:5])}{more}")
+    old, new = before.get("settings", {}), now.get("settings", {})
+    differ = [n for n in sorted(old.keys() | new.keys()) if old.get(n, ...) != new.get(n, ...)]
+    return lines + [f"{n} {new.get(n, 'gone')}, was {old.get(n, 'not there')}" for n in differ]
