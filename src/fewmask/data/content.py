@@ -11,8 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
+from fewmask.conventions import IGNORE_INDEX
 from fewmask.data.copies import find_copies, fingerprint
-from fewmask.data.mask_encoding import IGNORE_INDEX, WORKERS
+from fewmask.data.mask_encoding import WORKERS
 from fewmask.data.records import DataFolder, Sample
 from fewmask.errors import DataError, Problem
 from fewmask.io.images import ImageHeader, read_header, read_image

@@ -18,12 +18,13 @@ from scipy.sparse import lil_array
 from scipy.sparse.csgraph import connected_components
 from scipy.spatial import cKDTree
 
+from fewmask.conventions import LUMA
+
 SIDE, KEPT = 64, 16
 ROUNDING, RELATIVE, MOST = 0.7, 0.02, 0.2
 """Copies differ by at most ROUNDING grey levels + RELATIVE of the contrast, and MOST of it."""
 LEAST_CONTRAST = 1.0
 """Standard deviation in grey levels below which pictures show nothing to compare."""
-_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 _SIGNS = np.where(np.arange(KEPT) % 2, -1, 1).astype(np.float32)
 _COARSE = np.triu_indices(8)
 
@@ -38,7 +39,7 @@ def fingerprint(image: np.ndarray) -> np.ndarray:
         (16, 16) float32 in grey levels; entry (0, 0) is the mean.
     """
     small = cv2.resize(image, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    found: np.ndarray = dctn(small @ _LUMA, norm="ortho")[:KEPT, :KEPT] / SIDE
+    found: np.ndarray = dctn(small @ np.array(LUMA, np.float32), norm="ortho")[:KEPT, :KEPT] / SIDE
     return found.astype(np.float32)
 
 

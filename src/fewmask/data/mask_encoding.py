@@ -16,11 +16,11 @@ from typing import Literal
 
 import numpy as np
 
+from fewmask.conventions import IGNORE_INDEX
 from fewmask.errors import DataError, Problem
 from fewmask.io.images import read_mask
 
 MaskEncoding = Literal["ids", "binary255"]
-IGNORE_INDEX = 255
 WORKERS = min(4, os.cpu_count() or 1)
 # What convert("L") makes of the usual (VOC) palette's ids 1, 2, 3, ...
 _GREY_OF_PALETTE = {38, 75, 113, 14, 52, 89, 127, 19, 57, 95, 132, 33, 71, 108, 147, 25, 62, 100}

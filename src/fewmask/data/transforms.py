@@ -23,8 +23,6 @@ torchvision_compat.ensure()
 from torchvision import tv_tensors  # noqa: E402
 from torchvision.transforms import v2  # noqa: E402
 
-IGNORE_INDEX = 255
-
 
 def resize_image(image: np.ndarray, height: int, width: int) -> np.ndarray:
     """Resize an (H, W, 3) uint8 image with an antialiased bilinear filter."""

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from fewmask.conventions import IGNORE_INDEX
 from fewmask.errors import UsageError
-
-IGNORE_INDEX = 255
 
 
 def cross_entropy(

@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
+from fewmask.conventions import LUMA
 from fewmask.errors import DataError, UsageError
 from fewmask.masks.threshold import check_score, otsu_value
 
 METHODS = ("intersection", "union", "product", "mean", "geometric_mean", "hysteresis")
 
-_GREY = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601 luma
 _EIGHT_NEIGHBOURS = np.ones((3, 3), dtype=bool)
 
 
@@ -137,7 +137,7 @@ def difference_map(
         )
     before, after = unit_rgb(image, "image"), unit_rgb(translated, "translated")
     _check_same_shape(before, after)
-    grey = np.abs(after - before) @ _GREY  # (..., H, W, 3) -> (..., H, W)
+    grey = np.abs(after - before) @ np.array(LUMA, np.float32)  # (..., H, W, 3) -> (..., H, W)
     if scale == "absolute":
         return grey.clip(0, 1)
     low = grey.min(axis=(-2, -1), keepdims=True)

@@ -6,9 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fewmask.conventions import IGNORE_INDEX
 from fewmask.masks.refine import refine
-
-IGNORE_INDEX = 255
 
 
 def pseudo_target(

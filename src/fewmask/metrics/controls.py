@@ -13,10 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from fewmask.conventions import LUMA
 from fewmask.errors import DataError, UsageError
-
-GREY_WEIGHTS = (0.299, 0.587, 0.114)
-"""Red, green and blue in the grey image. Source: ITU-R BT.601."""
 
 
 def all_background(shape: tuple[int, int]) -> NDArray[np.bool_]:
@@ -79,7 +77,7 @@ def otsu_of_grey(image: NDArray[np.uint8]) -> NDArray[np.bool_]:
             expected="uint8 (H, W, 3)",
             fix="convert the image to 8-bit RGB",
         )
-    grey = np.rint(image @ np.array(GREY_WEIGHTS)).astype(np.uint8)
+    grey = np.rint(image @ np.array(LUMA)).astype(np.uint8)
     if grey.size == 0 or grey.min() == grey.max():
         return all_background(image.shape[:2])
     bright: NDArray[np.bool_] = grey > threshold_otsu(grey)

@@ -43,8 +43,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from fewmask.conventions import IGNORE_INDEX
 from fewmask.data.splits import check_lineage
-from fewmask.data.transforms import IGNORE_INDEX
 from fewmask.masks.pseudo_labels import against_the_rest, only_tagged
 from fewmask.pipelines.tags_bill import bill
 from fewmask.pipelines.tags_checks import refuse_impossible

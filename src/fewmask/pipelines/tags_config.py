@@ -64,6 +64,8 @@ class TagsConfig(Settings):
     """No fewer optimiser steps than this: a small folder gets more passes."""
     classify_batch_size: int = Field(32, ge=2)
     """Images a step (3.3); at least 2, for batch normalisation."""
+    classify_micro_batch_size: int = Field(0, ge=0)
+    """Images in memory at once, gradients are accumulated; 0 = all. Exact without batch norm."""
     classify_learning_rate: float = Field(1e-3, gt=0)
     """Highest rate. Published: 0.001 (3.3)."""
     classify_optimizer: Literal["sgd", "adam", "adamw"] = "adamw"
@@ -97,6 +99,8 @@ class TagsConfig(Settings):
     cam_views: Literal["single", "mirror", "dihedral"] = "dihedral"
     """Average over no, the mirrored, or all eight mirrored and turned views. With
     `seen_from_above` false, dihedral becomes mirror unless asked for by name."""
+    cam_mask_batch_size: int = Field(64, ge=1)
+    """Score-CAM: masked images in memory at once; the maps do not depend on it."""
     cam_max_masks: int | None = Field(None, ge=1)
     """Score-CAM: cluster the channel masks into so many by k-means; None = exact."""
 

@@ -154,6 +154,7 @@ def train_classifier(work: Workspace, stage: Stage) -> None:
             epochs=config.classify_epochs,
             min_steps=config.classify_min_steps,
             batch_size=config.classify_batch_size,
+            micro_batch_size=config.classify_micro_batch_size,
             learning_rate=config.classify_learning_rate,
             optimizer=config.classify_optimizer,
             schedule=config.classify_schedule,
@@ -246,7 +247,11 @@ class EvidenceMaker(NamedTuple):
         config, size = self.config, image.shape[-1]
         options: dict[str, Any] = {"target_layer": self.layer}
         if (method or config.cam_method) == "score_cam":
-            options |= {"weighting": config.cam_weighting, "max_masks": config.cam_max_masks}
+            options |= {
+                "weighting": config.cam_weighting,
+                "max_masks": config.cam_max_masks,
+                "mask_batch_size": config.cam_mask_batch_size,
+            }
         cams = np.zeros((*tags.shape, size, size), np.float32)
         big = image.to(self.device)
         if self.cam_image_size != size:

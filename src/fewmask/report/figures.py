@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from fewmask.conventions import IGNORE_INDEX
 from fewmask.errors import DataError
 
 if TYPE_CHECKING:
@@ -36,7 +37,6 @@ Source: Okabe & Ito 2008, *Color Universal Design*, set in an order that suits p
 """
 
 IGNORE_GREY = 128
-IGNORE_INDEX = 255
 HATCH_PERIOD_PX = 6
 PANEL_PX = 240
 TITLE_PX = 26
@@ -88,7 +88,7 @@ def overlay(image: NDArray[np.uint8], mask: NDArray, alpha: float = 0.45) -> NDA
     classes = ids[(ids > 0) & (ids != IGNORE_INDEX)]
     for class_id in np.unique(classes):
         area = ids == class_id
-        colour = PALETTE[(class_id - 1) % len(PALETTE)]
+        colour = np.array(class_colour(class_id))
         drawn[area] = np.rint((1.0 - alpha) * image[area] + alpha * colour)
         drawn[_outline(area)] = colour
     rows, columns = np.indices(ids.shape)

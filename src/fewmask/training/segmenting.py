@@ -13,10 +13,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fewmask.config import Settings
+from fewmask.conventions import IGNORE_INDEX
 from fewmask.data.folder import DataFolder, Sample, read_target
 from fewmask.data.loading import TrainingSet
 from fewmask.data.transforms import (
-    IGNORE_INDEX,
     Augmentation,
     resize_image,
     resize_mask,
