@@ -151,6 +151,17 @@ def parts_instead_of_classes(root):
     write(root / "val" / "positive" / "p9.png", np.eye(32))
 
 
+def data_folder_one_level_down(root):
+    (root / "tiles").mkdir()
+    for name in ("positive", "negative", "masks"):
+        (root / name).rename(root / "tiles" / name)
+
+
+def one_mask_of_0_and_1_among_0_and_255(root):
+    for number in range(1, 6):
+        write(root / "masks" / f"p{number}.png", np.eye(32) * 255)
+
+
 def link_that_leaves(root):
     outside = root.parent / "outside.png"
     write(outside, np.zeros((32, 32, 3)))
@@ -183,6 +194,8 @@ def mask_on_a_negative(root):
         (transparent_image, 10, "IMAGE-ALPHA", "p0.png"),
         (image_beside_the_class_folders, 10, "IMAGE-STRAY", "stray.png"),
         (parts_instead_of_classes, 10, "SPLIT-FOLDERS", "train, val"),
+        (data_folder_one_level_down, 10, "FOLDER-NESTED", "tiles with negative"),
+        (one_mask_of_0_and_1_among_0_and_255, 10, "MASK-MIXED", "5 masks of tagged images"),
         (link_that_leaves, 15, "PATH-OUTSIDE", "link.png"),
         (link_to_nothing, 10, "PATH-BROKEN", "link.png"),
         (mask_on_a_negative, 10, "TAG-MASK", "n0"),
@@ -206,6 +219,23 @@ def test_bad_data_is_refused_before_training_and_left_as_it_was(
         assert re.search(rf"{code} .*{where}", text.out)
     assert tree(data) == before
     assert not out.exists()
+
+
+def test_the_parts_of_a_split_are_told_without_what_follows_from_them(fewmask, data):
+    parts_instead_of_classes(data)
+    (data / "train" / "masks").mkdir()
+    write(data / "train" / "masks" / "p0.png", np.eye(32))
+    problems = fewmask("check", data, "--json").json["problems"]
+    assert [problem["code"] for problem in problems] == ["SPLIT-FOLDERS"]
+
+
+def test_check_offers_only_what_the_command_would_not_refuse(fewmask, tiny, data, tmp_path):
+    (data / "negative").rename(data / "with pond")
+    result = fewmask("check", data, "--json")
+    assert "tags" not in result.json["uses"]
+    flags = with_flags(tiny, "--stages", "prepare", "split", "translate")
+    result = fewmask("tags", data, "-o", tmp_path / "out", "--dry-run", *flags)
+    refused(result, 10, "NO-NEGATIVES", "without")
 
 
 def test_positives_alone_are_refused(fewmask, tiny, data, tmp_path):
@@ -279,7 +309,7 @@ def test_check_tells_of_one_sided_tags_and_names_the_command_that_can_use_the_re
     assert "TAGS-MISSING" in result.out
     assert f"next: fewmask train {data} -o runs/first" in result.out
     shutil.rmtree(data / "masks")
-    assert f"next: fewmask predict RUN {data} -o OUT" in fewmask("check", data).out
+    assert f"own RUN: fewmask predict RUN {data} -o new_masks" in fewmask("check", data).out
 
 
 # --- settings and flags ----------------------------------------------------------------------
@@ -395,7 +425,7 @@ def test_a_split_file_that_names_an_image_twice_is_refused(fewmask, tiny, data, 
 def test_a_run_is_never_overwritten(fewmask, tiny, tree, tiny_run):
     before = tree(tiny_run.path)
     result = fewmask("tags", tiny_run.data, "-o", tiny_run.path, *tiny)
-    refused(result, 2, "RUN-EXISTS", "fewmask resume")
+    refused(result, 2, "RUN-EXISTS", "a finished run", "fewmask report")
     assert tree(tiny_run.path) == before
 
 
@@ -512,6 +542,49 @@ def test_predicting_names_unreadable_images_after_doing_the_others(
     refused(fewmask("predict", tiny_run.path, data, "-o", out), 10, "IMAGE-FORMAT", "p0.png")
     assert len(list((out / "masks").rglob("*.png"))) == 11
     assert tree(data) == before
+    one = fewmask("predict", tiny_run.path, data / "positive" / "p0.png", "-o", tmp_path / "one")
+    refused(one, 10, "PREDICT-PARTIAL", "1 of 1 images that cannot be read; nothing was written")
+
+
+def test_predicting_with_an_unreadable_image_says_how_many_masks_were_written(
+    fewmask, tiny_run, data, tmp_path
+):
+    text_called_png(data)
+    result = fewmask("predict", tiny_run.path, data, "-o", tmp_path / "out")
+    refused(result, 10, "PREDICT-PARTIAL", "1 of 12 images", f"the 11 others are in {tmp_path}")
+
+
+@pytest.mark.parametrize("images", ["positive", "positive/p0.png", "negative"])
+def test_predictions_are_not_written_beside_the_class_folders_of_a_data_folder(
+    fewmask, tree, tiny_run, data, images
+):
+    shutil.rmtree(data / "masks")
+    before = tree(data)
+    result = fewmask("predict", tiny_run.path, data / images, "-o", data / "out")
+    refused(result, 10, "DATA-READ-ONLY", "out")
+    assert tree(data) == before
+
+
+def test_predictions_are_not_written_beside_images_with_tags_or_masks(
+    fewmask, tree, tiny_run, tagged, data, monkeypatch
+):
+    shutil.rmtree(data / "negative")  # left: positive and masks
+    before = tree(tagged), tree(data)
+    for images, out in ((tagged / "images", tagged / "out"), (data / "positive", data / "out")):
+        refused(fewmask("predict", tiny_run.path, images, "-o", out), 10, "DATA-READ-ONLY", "out")
+    monkeypatch.chdir(tagged)
+    refused(fewmask("predict", tiny_run.path, "images", "-o", "out"), 10, "DATA-READ-ONLY", "out")
+    assert (tree(tagged), tree(data)) == before
+
+
+def test_predictions_may_stand_beside_images_that_are_no_data_folder(
+    fewmask, tiny_run, data, tmp_path, monkeypatch
+):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    shutil.copytree(data / "positive", "images")
+    for out in ("masks", "again"):  # what an earlier prediction left is no mask of an image
+        assert fewmask("predict", tiny_run.path, "images", "-o", out).code == 0
 
 
 # --- leaks -----------------------------------------------------------------------------------
@@ -523,7 +596,7 @@ def learned_images(run):
 
 
 @pytest.mark.parametrize("again", ["copied", "re-encoded and renamed"])
-def test_measuring_on_training_images_is_refused_and_names_them_all(
+def test_measuring_on_training_images_is_refused_and_names_five_and_their_number(
     fewmask, tree, tiny_run, tmp_path, again
 ):
     other = tmp_path / "other"
@@ -544,7 +617,10 @@ def test_measuring_on_training_images_is_refused_and_names_them_all(
     before = tree(other)
     result = fewmask("evaluate", tiny_run.path, other)
     refused(result, 11, "LEAK", "evaluate on other images")
-    assert len(MESSAGE.findall(result.err)) == len(learned)
+    assert len(MESSAGE.findall(result.err)) == 1
+    assert f"found {len(learned)} images that the run has learned from: images/" in result.err
+    assert result.err.count("(an image of the run's ") == 5
+    assert f" and {len(learned) - 5} more; expected" in result.err
     assert tree(other) == before
 
 
@@ -600,6 +676,15 @@ def test_an_official_split_with_changed_copies_on_both_sides_is_refused(fewmask,
     result = fewmask("train", data, "-o", tmp_path / "run", *flags, *split)
     refused(result, 11, "LEAK", f"positive/{path.stem} in train and positive/turned in test")
     assert not list((tmp_path / "run").glob("*-segment*"))
+
+
+def test_measuring_on_classes_that_the_run_does_not_know_names_those_that_it_knows(
+    fewmask, tiny_run, tagged
+):
+    result = fewmask("evaluate", tiny_run.path, tagged)
+    assert result.code == 10, result.err
+    assert "the run knows positive" in result.err
+    assert "class_names" not in result.err
 
 
 def test_measuring_without_masks_is_refused(fewmask, tiny_run, data):

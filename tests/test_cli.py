@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -36,10 +38,10 @@ def one_json_value(text):
 
 def next_commands(result):
     """What stands behind the last ``next:``, which must be the last thing that was printed."""
-    _, found, tail = result.out.rpartition("next: ")
-    assert found, result.out
-    lines = [line.strip() for line in tail.strip().splitlines()]
-    assert all(re.match(r"(fewmask|open) ", line) for line in lines), lines
+    _, *tails = re.split(r"^next(?:, with your own [^:]+)?: ", result.out, flags=re.MULTILINE)
+    assert tails, result.out
+    lines = [line.strip() for line in tails[-1].strip().splitlines()]
+    assert all(line.startswith("fewmask ") for line in lines), lines
     return lines
 
 
@@ -156,7 +158,8 @@ def test_json_is_exactly_one_value(fewmask, small_data, tiny_run, tmp_path):
         assert one_json_value(result.out) is not None, arguments
 
 
-def test_each_command_names_the_next_one(fewmask, small_data, tiny_run, tmp_path):
+def test_each_command_names_the_next_one(fewmask, small_data, tiny_run, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     run = tiny_run.path
     said = {
         "tags": next_commands(tiny_run.result),
@@ -171,7 +174,9 @@ def test_each_command_names_the_next_one(fewmask, small_data, tiny_run, tmp_path
         "networks": next_commands(fewmask("networks")),
     }
     assert said["tags"] == said["report"] == said["resume"]
-    assert said["tags"][0] == f"fewmask predict {run} IMAGES -o OUT"
+    assert said["tags"] == [f"fewmask predict {run} IMAGES -o new_masks"]
+    assert said["evaluate"] == [f"fewmask evaluate {run} {small_data} --json > scores.json"]
+    assert f"report: {run / 'report.html'}\n" in fewmask("report", run).out
     assert said["check"] == [f"fewmask tags {small_data} -o runs/first"]
     assert said["runs"] == [f"fewmask report {run}"]
     assert said["no runs"] == ["fewmask demo tags"]
@@ -186,7 +191,60 @@ def test_runs_are_listed_with_state_and_score(fewmask, tiny_run):
         "preset": "smoke",
         "state": "finished",
         "score": f"iou.pooled.positive {score:.3f}",
+        "error": "",
     }
+
+
+def test_what_is_proposed_for_a_run_is_what_its_state_allows(fewmask, tiny_run, tmp_path):
+    for name, state in (("a b", "interrupted"), ("bad", "failed"), ("done", "finished")):
+        (tmp_path / name).mkdir()
+        shutil.copy(tiny_run.path / "run.yaml", tmp_path / name)
+        status = {"state": state, **({"error": "DISK full\nmore"} if name == "bad" else {})}
+        (tmp_path / name / "status.json").write_text(json.dumps(status))
+    result = fewmask("runs", tmp_path)
+    assert sorted(next_commands(result)) == [
+        f"fewmask report {tmp_path / 'done'}",
+        f"fewmask resume '{tmp_path / 'a b'}'",
+    ]
+    assert "    DISK full\n" in result.out
+    shutil.rmtree(tmp_path / "a b")
+    shutil.rmtree(tmp_path / "done")
+    assert "next" not in fewmask("runs", tmp_path).out
+
+
+def test_the_next_command_works_when_it_is_pasted(fewmask, small_data, tiny, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(small_data, "odd names ü")
+    (tmp_path / "runs" / "first").mkdir(parents=True)
+    flags = ("--class-name", "land slide", "--group-pattern", r"^(\w+\d)")
+    (command,) = next_commands(fewmask("check", "odd names ü", *flags))
+    words = shlex.split(command)
+    assert words[1:5] == ["tags", "odd names ü", "-o", "runs/first-2"]
+    dry = fewmask(*words[1:], *tiny, "--no-seen-from-above", "--cam-scales", 1, 2, "--dry-run")
+    plan = dry.json
+    assert plan["data"]["classes"] == ["land slide"]
+    assert plan["settings"]["group_pattern"] == flags[3]
+    wet = shlex.split(dry.err.splitlines()[-1].removeprefix("next: "))
+    assert "--dry-run" not in wet
+    assert fewmask(*wet[1:], "--dry-run").json == plan
+
+
+def test_images_without_tags_and_masks_are_for_the_newest_finished_run(
+    fewmask, small_data, tiny_run, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(small_data / "positive", "images only")
+    command = "fewmask predict {} 'images only' -o new_masks"
+    assert next_commands(fewmask("check", "images only")) == [command.format("RUN")]
+    (tmp_path / "runs" / "one").mkdir(parents=True)
+    for name in ("run.yaml", "status.json"):
+        shutil.copy(tiny_run.path / name, tmp_path / "runs" / "one")
+    assert next_commands(fewmask("check", "images only")) == [command.format("runs/one")]
+
+
+def test_a_wrong_flag_is_answered_with_the_help_of_its_command(fewmask):
+    assert "Fix: fewmask tags --help" in fewmask("tags", "DATA", "--nope").err
+    assert "Fix: fewmask --help" in fewmask("nope").err
 
 
 def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
@@ -196,7 +254,7 @@ def test_a_dry_run_says_what_would_be_done_and_writes_nothing(
     before = tree(small_data)
     result = fewmask("tags", small_data, "--dry-run", *tiny)
     plan = one_json_value(result.out)
-    assert result.err.endswith("next: the same command without --dry-run\n")
+    assert f"\nnext: fewmask tags {small_data} -o runs/tiles-tags --preset smoke " in result.err
     assert plan["data"]["images"] == 24
     assert sum(plan["parts"].values()) == 24
     assert plan["data"]["with a tag"] == plan["data"]["masks"] == 12
@@ -288,7 +346,7 @@ def test_the_demo_runs_on_the_data_it_makes(fewmask, tmp_path, monkeypatch):
     monkeypatch.setitem(tags_config.PRESETS, "fast", tags_config.PRESETS["smoke"])
     result = fewmask("demo", "tags", "-o", tmp_path / "demo")
     assert result.code == 0, result.err
-    assert next_commands(result)[-1] == "fewmask tags YOUR_FOLDER -o runs/first"
+    assert next_commands(result)[-1] == "fewmask tags DATA"
     table = json.loads((tmp_path / "demo" / "run" / "metrics.json").read_text())
     assert table["n"] == 6
     assert "synthetic" in (tmp_path / "demo" / "run" / "report.html").read_text().lower()

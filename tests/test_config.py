@@ -68,6 +68,34 @@ def test_an_unknown_setting_is_answered_with_the_nearest():
     assert problem.fix == "did you mean 'tail_px'?"
 
 
+def test_a_preset_in_a_settings_file_is_said_to_be_a_flag(file):
+    (problem,) = problems_of(file=file("preset: best\n"))
+    assert problem.code == "SETTING-UNKNOWN"
+    assert problem.fix == "no setting but a flag: --preset best"
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"tail_px": 0}, "1 or more"),
+        ({"tail_px": "many"}, "a whole number"),
+        ({"shape": "round"}, "'delta' or 'box'"),
+        ({"val_fraction": 0.9}, "0.5 or less"),
+        ({"segment_ema_decay": 1}, "less than 1.0"),
+        ({"segment_learning_rate": float("nan")}, "a finite number"),
+        ({"seen_from_above": "perhaps"}, "true or false"),
+        ({"stages": "all"}, "a list"),
+    ],
+)
+def test_what_a_value_should_be_is_said_in_plain_words(values, expected):
+    assert [problem.expected for problem in problems_of(overrides=values)] == [expected]
+
+
+def test_a_settings_file_that_is_not_there_is_told_without_numbers_of_the_system(tmp_path):
+    (problem,) = problems_of(file=tmp_path / "gone.yaml")
+    assert problem.found == "no such file or directory"
+
+
 def test_all_mistakes_are_told_at_once(file):
     path = file("tail_px: 0\nshape: round\nsed: 3\nfolds: two\n")
     problems = problems_of(file=path)

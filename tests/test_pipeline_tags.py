@@ -220,7 +220,18 @@ def test_without_masks_the_same_is_learned_but_nothing_is_scored(fewmask, tiny, 
     assert table["n"] == 0
     assert table["metrics"] == {}
     assert len(list((tmp_path / "run" / "masks").rglob("*.png"))) == 24
-    assert "Not measured" in (tmp_path / "run" / "report.html").read_text()
+    text = (tmp_path / "run" / "report.html").read_text()
+    assert "Not measured" in text
+    assert "No masks: nothing is scored." in text
+    assert "most confident" in text
+    assert "<td" not in text[: text.index("Supervision bill")]  # no table of dashes
+    assert (tmp_path / "run" / "samples" / "most-confident.png").is_file()
+    assert table["held_out"] == len(parts_of(tmp_path / "run")["test"])
+    assert table["tag_accuracy"].keys() == {"positive"}
+    assert table["unscored"]["untagged"] > 0
+    printed = fewmask("report", tmp_path / "run").out
+    assert "No masks: nothing is scored." in printed
+    assert "–" not in printed
 
 
 def test_every_fold_trains_every_stage_anew_and_the_scores_are_pooled(

@@ -91,6 +91,15 @@ def test_a_folder_called_masks_is_not_predicted(fewmask, tiny_run, small_data, t
     assert {name.split("/")[0] for name in names} == {"positive", "negative"}
 
 
+def test_what_stands_in_folders_of_masks_and_overlays_at_any_depth_is_not_predicted(
+    fewmask, tiny_run, album, tmp_path
+):
+    for name in ("a/masks", "out/masks/a", "out/overlays/a", "out/probs"):
+        (album / name).mkdir(parents=True)
+        shutil.copy(album / "plain.png", album / name)
+    assert "6 masks" in fewmask("predict", tiny_run.path, album, "-o", tmp_path / "out").out
+
+
 def test_an_image_called_masks_is_predicted_like_any_other(fewmask, tiny_run, album, tmp_path):
     shutil.copy(album / "plain.png", album / "masks.png")
     assert "7 masks" in fewmask("predict", tiny_run.path, album, "-o", tmp_path / "out").out
@@ -147,6 +156,8 @@ def test_masks_of_the_run_are_those_that_predict_makes(fewmask, smoke_run, tmp_p
 def test_on_its_own_data_a_run_is_measured_on_its_test_part(fewmask, smoke_run):
     measured = fewmask("evaluate", smoke_run.path, smoke_run.data, "--json").json
     (row,) = (row for row in smoke_run.table["rows"] if row["kind"] == "result")
+    what = "16 of 80 images: the run's test part; 64 that it has learned from are left out"
+    assert measured.pop("measured") == what
     assert measured == row["metrics"] == smoke_run.table["metrics"]
     parts = json.loads((smoke_run.path / "2-split" / "split.json").read_text())
     assert measured["n"] == len(parts["test"]) == 16
@@ -169,6 +180,7 @@ def test_scores_on_other_data_are_those_of_the_masks_that_were_written(fewmask, 
         empty += not truth.any()
     assert result.json["iou.pooled.positive"] == pytest.approx(hit / union, abs=1e-12)
     assert result.json["n"] == 10
+    assert result.json["measured"] == "10 of 10 images: none that the run has learned from"
     assert result.json["n_empty_truth.positive"] == empty == 5
 
 

@@ -10,6 +10,7 @@ from fewmask.pipelines.running import pipeline_of, resume, start
 from fewmask.predict import evaluate, predict
 from fewmask.report.assemble import read_summary
 from fewmask.training.run_folder import RunFolder
+from fewmask.training.run_places import free_path
 
 
 class Run:
@@ -95,19 +96,14 @@ def train(
     return _start("train", data, out, preset, config, settings)
 
 
-def resume_run(run: str | Path) -> Run:
-    """Go on with an interrupted run."""
-    return Run(resume(Path(run)).path)
+def resume_run(run: str | Path, *, data: str | Path | None = None) -> Run:
+    """Go on with an interrupted run; ``data`` is where its data folder has been moved to."""
+    return Run(resume(Path(run), Path(data) if data else None).path)
 
 
 def free_run_path(data: Path, verb: str, root: Path = Path("runs")) -> Path:
     """``runs/<data>-<verb>``, numbered from 2 if taken."""
-    first = root / f"{data.resolve().name}-{verb}"
-    path, number = first, 1
-    while path.exists():
-        number += 1
-        path = first.with_name(f"{first.name}-{number}")
-    return path
+    return free_path(root / f"{data.resolve().name}-{verb}")
 
 
 def _start(

@@ -13,9 +13,10 @@ from typing import Annotated, Any, Literal, NoReturn, TextIO
 from cyclopts import App, CycloptsError, Group, Parameter
 
 from fewmask import __version__
-from fewmask.errors import FewmaskError, UsageError
+from fewmask.errors import FewmaskError, Interrupted, UsageError, shell_command
 
 Out = Annotated[Path, Parameter(name=["--out", "-o"])]
+NEW_MASKS = Path("new_masks")
 
 app = App(
     name="fewmask",
@@ -53,19 +54,21 @@ def demo(
     path = run_demo(pipeline, out, seed=seed)
     print("synthetic data, made for this demo: no benchmark, and no promise for your images\n")
     _print_table(path)
-    _next(f"open {path / 'report.html'}", "fewmask tags YOUR_FOLDER -o runs/first")
+    print(f"report: {path / 'report.html'}")
+    _next("fewmask tags DATA", own="DATA")
 
 
 @app.command(group=MAKE)
-def resume(run: Path, /) -> None:
+def resume(run: Path, /, *, data: Path | None = None) -> None:
     """Go on with an interrupted run where it stopped.
 
     Args:
         run: The run's folder.
+        data: Where the run's data folder is now, if it was moved; its content must be the same.
     """
     from fewmask.pipelines.running import resume as resume_run
 
-    _finished(resume_run(run).path)
+    _finished(resume_run(run, data).path)
 
 
 @app.command(group=USE)
@@ -93,8 +96,9 @@ def predict(
 
     with stop_on_signals():
         written = predict_images(RunFolder.open(run), images, out, device=device, probs=save_probs)
-    print(f"{len(written)} masks in {out / 'masks'}, overlays in {out / 'overlays'}")
-    _next(f"fewmask evaluate {run} DATA_WITH_MASKS --json")
+    count = "1 mask" if len(written) == 1 else f"{len(written)} masks"
+    print(f"{count} in {out / 'masks'}, overlays in {out / 'overlays'}")
+    _next(shell_command("evaluate", run, "DATA"), own="DATA with masks")
 
 
 @app.command(group=USE)
@@ -111,13 +115,15 @@ def evaluate(
 
     Args:
         run: A finished run.
-        data: A folder with images and masks. On the run's own data its test part is measured.
+        data: A folder with images and masks. Of the run's own data, wherever they lie now, the test
+            part is measured.
         json: One JSON object on the standard output.
         save_masks: Write the predicted masks to this new folder.
         device: auto, cpu, cuda, cuda:1, mps.
     """
     from fewmask.predict import evaluate as evaluate_run
     from fewmask.training.run_folder import RunFolder
+    from fewmask.training.run_places import free_path
     from fewmask.training.signals import stop_on_signals
 
     with stop_on_signals():
@@ -125,12 +131,14 @@ def evaluate(
     if json:
         _print_json(metrics)
         return
+    print(metrics.pop("measured"))
     for name, value in metrics.items():
         if not name.endswith(".ci95"):
             interval = metrics.get(f"{name}.ci95")
             shown = "undefined" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)  # fmt: skip  # noqa: E501
             print(f"{name:40} {shown}" + (f"   [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""))  # fmt: skip  # noqa: E501
-    _next(f"open {run / 'report.html'}")
+    file = free_path(Path("scores.json"))
+    _next(f"{shell_command('evaluate', run, data, '--json')} > {file}")
 
 
 @app.command(group=LOOK)
@@ -154,6 +162,7 @@ def check(
     """
     from fewmask.data.check import check_folder
     from fewmask.training.progress import watched
+    from fewmask.training.run_places import find_runs, free_path
 
     report = check_folder(
         data,
@@ -168,13 +177,19 @@ def check(
         print(report.text())
     if report.problems:
         raise SystemExit(10)
-    if not json:
-        first = report.uses[0]
-        _next(
-            f"fewmask predict RUN {data} -o OUT"
-            if first == "predict"
-            else f"fewmask {first} {data} -o runs/first"
-        )
+    if json:
+        return
+    verb = report.uses[0]
+    if verb == "predict":
+        finished = [run.path for run in find_runs(Path("runs")) if run.is_finished()]
+        words = (verb, finished[0] if finished else "RUN", data, "-o", free_path(NEW_MASKS))
+        _next(shell_command(*words), own="" if finished else "RUN")
+        return
+    flags: list[object] = ["-o", free_path(Path("runs/first"))]
+    flags += ["--class-name", class_name] if class_name else []
+    flags += ["--class-names", *class_names] if class_names else []
+    flags += [f"--group-pattern={group_pattern}"] if group_pattern else []
+    _next(shell_command(verb, data, *flags))
 
 
 @app.command(group=LOOK)
@@ -199,7 +214,7 @@ def runs(root: Path = Path("runs"), /, *, json: bool = False) -> None:
         root: Where to look.
         json: One JSON array on the standard output.
     """
-    from fewmask.training.run_folder import find_runs
+    from fewmask.training.run_places import find_runs
 
     found = [run.summary() for run in find_runs(root)]
     if json:
@@ -208,8 +223,14 @@ def runs(root: Path = Path("runs"), /, *, json: bool = False) -> None:
     if not found:
         print(f"no runs below {root}")
     for line in found:
-        print("{path:40} {pipeline:6} {preset:6} {state:12} {score}".format(**line))
-    _next("fewmask demo tags" if not found else f"fewmask report {found[0]['path']}")
+        print("{path:40} {pipeline:6} {preset:6} {state:12} {score}".format(**line).rstrip())
+        if line["error"]:
+            print(f"    {line['error'].splitlines()[0]}")
+    verbs = {"interrupted": "resume", "killed": "resume", "finished": "report"}
+    newest = {verbs[x["state"]]: x["path"] for x in reversed(found) if x["state"] in verbs}
+    commands = [shell_command(*each) for each in newest.items()]
+    if commands or not found:
+        _next(*(commands or ["fewmask demo tags"]))
 
 
 @app.command(group=LOOK)
@@ -245,7 +266,7 @@ def networks(*, json: bool = False) -> None:
         return
     for row in rows:
         print("{name:44} {parameters:>13,} in all {trainable:>13,} trainable".format(**row))
-    _next("fewmask tags DATA -o RUN --preset paper --dry-run")
+    _next("fewmask tags DATA --preset paper --dry-run", own="DATA")
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -256,9 +277,10 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         app(arguments, exit_on_error=False, print_error=False, result_action="return_value")
     except CycloptsError as error:
         message = " ".join(str(error).split())
+        known = arguments[:1] if arguments[:1] and arguments[0] in app else []
         _fail(
-            UsageError.of("USAGE", where="fewmask " + " ".join(arguments), found=message,
-                          expected="a command as in the help", fix="fewmask --help"),
+            UsageError.of("USAGE", where=shell_command(*arguments), found=message,
+                          expected="a command as in the help", fix=shell_command(*known, "--help")),
             as_json,
         )  # fmt: skip
     except FewmaskError as error:
@@ -286,7 +308,11 @@ def _fail(error: FewmaskError, as_json: bool) -> NoReturn:
     if as_json:
         _print_json({"problems": [problem.as_dict() for problem in error.problems]})
     for problem in error.problems:
-        print(problem, file=sys.stderr)
+        if isinstance(error, Interrupted):  # what was asked for is no problem
+            print(f"{problem.where}: stopped on request; everything is saved", file=sys.stderr)
+            _next(problem.fix, file=sys.stderr)
+        else:
+            print(problem, file=sys.stderr)
     raise SystemExit(error.exit_code)
 
 
@@ -341,11 +367,12 @@ def _resources(
 
 
 def _finished(path: Path) -> None:
+    from fewmask.training.run_places import free_path
+
     _print_table(path)
-    _next(
-        f"fewmask predict {path} IMAGES -o OUT",
-        f"open {path / 'report.html'}",
-    )
+    print(f"report: {path / 'report.html'}")
+    words = ("predict", path, "IMAGES", "-o", free_path(NEW_MASKS))
+    _next(shell_command(*words), own="IMAGES")
 
 
 def _print_table(path: Path) -> None:
@@ -358,14 +385,16 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, default=str))
 
 
-def _next(*commands: str, file: TextIO | None = None) -> None:
-    print("next: " + "\n      ".join(commands), file=file)
+def _next(*commands: str, own: str = "", file: TextIO | None = None) -> None:
+    """Print what to do next; ``own`` are the words in it that only the user can fill in."""
+    title = f"next, with your own {own}: " if own else "next: "
+    print(title + "\n      ".join(commands), file=file)
 
 
-def planned(plan: dict[str, Any]) -> None:
+def planned(plan: dict[str, Any], command: str) -> None:
     """Print what a run would do as JSON; what comes next stands apart, on the standard error."""
     _print_json(plan)
-    _next("the same command without --dry-run", file=sys.stderr)
+    _next(command, file=sys.stderr)
 
 
 finished: Callable[[Path], None] = _finished

@@ -9,6 +9,7 @@ from cyclopts import Group, Parameter
 from pydantic import BaseModel
 
 from fewmask.config import Settings, optional_fields, resolve
+from fewmask.errors import shell_command
 from fewmask.pipelines import supervised_config, tags_config
 
 SETTINGS = Group("Settings (default: the preset's)", sort_key=9)
@@ -85,6 +86,26 @@ def _run(
 
     path = out or free_run_path(data, verb)
     if dry_run:
-        planned(plan(verb, data, path, settings))
+        words = ["-o", path, "--preset", preset, *(["--config", config] if config else [])]
+        command = shell_command(verb, data, *words, *_as_flags(given))
+        planned(plan(verb, data, path, settings), command)
         return
     finished(start(verb, data, path, settings, preset=preset).path)
+
+
+def _as_flags(given: dict[str, Any]) -> list[object]:
+    """Settings as one would type them.
+
+    >>> _as_flags({"seen_from_above": False, "cam_scales": (1.0, 1.5), "seed": 3})
+    ['--no-seen-from-above', '--cam-scales', 1.0, 1.5, '--seed=3']
+    """
+    words: list[object] = []
+    for name, value in given.items():
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, tuple):
+            words += [f"--{flag}", *value]
+        else:
+            words.append(f"--{flag}={value}")
+    return words

@@ -190,7 +190,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         raise UsageError.of(
             "CONFIG-FILE",
             where=path,
-            found=str(error).splitlines()[0] if str(error) else type(error).__name__,
+            found=_unreadable(error),
             expected="a readable YAML file",
             fix="correct the path or the file's syntax",
         ) from None
@@ -205,6 +205,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
             fix="write one `name: value` a line",
         )
     return values
+
+
+def _unreadable(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror.lower()
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def optional_fields(schema: type[Settings]) -> type[BaseModel]:
@@ -230,6 +236,8 @@ def _problems(error: ValidationError, schema: type[Settings], where: str) -> lis
         name = ".".join(str(part) for part in detail["loc"]) or schema.__name__
         if detail["type"] == "extra_forbidden":
             nearest = _did_you_mean(name, schema.model_fields)
+            if name == "preset":
+                nearest = f"no setting but a flag: --preset {detail.get('input')}"
             problems.append(
                 Problem(
                     "SETTING-UNKNOWN",
@@ -246,11 +254,32 @@ def _problems(error: ValidationError, schema: type[Settings], where: str) -> lis
                     "SETTING-VALUE",
                     f"{where}: {name}",
                     repr(detail.get("input")),
-                    detail["msg"],
+                    _in_words(detail),
                     _help(field) if field else "see --help",
                 )
             )
     return problems
+
+
+IN_WORDS = {
+    "greater_than_equal": "{ge} or more",
+    "greater_than": "more than {gt}",
+    "less_than_equal": "{le} or less",
+    "less_than": "less than {lt}",
+    "literal_error": "{expected}",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "a number"),
+    "finite_number": "a finite number",
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false"),
+    "string_type": "text",
+    "tuple_type": "a list",
+}
+"""What a value should have been, by the kind of pydantic's error."""
+
+
+def _in_words(detail: Mapping[str, Any]) -> str:
+    words = IN_WORDS.get(detail["type"], "")
+    return words.format(**detail.get("ctx", {})) or str(detail["msg"])
 
 
 def _did_you_mean(name: str, known: Mapping[str, Any]) -> str | None:

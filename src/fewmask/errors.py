@@ -18,8 +18,18 @@ found at once and a program can read them (``--json``).
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict, dataclass
 from typing import Self
+
+
+def shell_command(*words: object) -> str:
+    """A command of fewmask as one line that can be pasted into a shell: quoted where needed.
+
+    >>> shell_command("resume", "runs/my run")
+    "fewmask resume 'runs/my run'"
+    """
+    return shlex.join(["fewmask", *map(str, words)])
 
 
 @dataclass(frozen=True)

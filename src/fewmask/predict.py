@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from fewmask.data.content import digest_of
 from fewmask.data.files import list_images
 from fewmask.data.folder import DataFolder, open_folder, read_target
+from fewmask.data.roles import is_negative, role_in, role_of
 from fewmask.errors import DataError, LeakError, Problem, UsageError
-from fewmask.io.images import read_image, write_image, write_mask
+from fewmask.io.images import IMAGE_SUFFIXES, read_image, write_image, write_mask
 from fewmask.metrics.confusion import confusion_matrix, summarise
 from fewmask.pipelines.finished import predictor_of_run, read_card
+from fewmask.pipelines.running import folds_of_run, recorded_settings
 from fewmask.report.figures import overlay
 from fewmask.training.device import choose_device
 from fewmask.training.export import save_probs
 from fewmask.training.known_images import KnownImages
 from fewmask.training.progress import watched
-from fewmask.training.run_folder import RunFolder, refuse_inside
+from fewmask.training.run_folder import RunFolder
+from fewmask.training.run_places import refuse_inside
 
 
 def predict(
@@ -31,7 +36,8 @@ def predict(
         run: A finished run.
         images: An image, or a folder (searched through its sub-folders) of images.
         out: New or empty folder, neither inside ``images`` (or the folder of a single image, unless
-            that is the working folder) nor inside the run's data.
+            that is the working folder), nor inside the data folder that ``images`` is a part of,
+            nor inside the run's data.
         device: See ``--device``.
         probs: Also write ``OUT/probs/<name>.npy``, float16 (K + 1, H, W).
 
@@ -66,12 +72,25 @@ def predict(
             save_probs(out / "probs" / f"{name}.npy", scores)
         written.append(target)
     if problems:
-        raise DataError(*problems)
+        left = f"the {len(written)} others are in {out}" if written else "nothing was written"
+        raise DataError(
+            *problems,
+            Problem(
+                "PREDICT-PARTIAL",
+                str(images),
+                f"{len(problems)} of {len(found)} images that cannot be read; {left}",
+                "images that can be read",
+                "mend or remove them, then predict into another -o",
+            ),
+        )
     return written
 
 
 def images_below(path: Path) -> dict[str, Path]:
-    """Images by name: the path below the folder without suffix; ``masks/`` is left out.
+    """Images by name: the path below the folder without suffix.
+
+    As ``fewmask check`` has it, folders at any depth that are called ``masks``, ``overlays`` or the
+    like hold no images, see :mod:`fewmask.data.roles`.
 
     Raises:
         UsageError: nothing there.
@@ -90,7 +109,7 @@ def images_below(path: Path) -> dict[str, Path]:
     listing = list_images(path)
     if listing.problems:
         raise DataError(*listing.problems)
-    found = {name: p for name, p in listing.files.items() if not name.startswith("masks/")}
+    found = {name: p for name, p in listing.files.items() if role_in(name)[0] == "images"}
     if not found:
         raise UsageError.of(
             "IMAGES-MISSING",
@@ -107,16 +126,18 @@ def evaluate(
 ) -> dict[str, Any]:
     """Measure a finished run on a folder with masks.
 
-    On the run's own data folder only its test part is measured. On other data, images that the run
-    was trained on are a leak, also as copies in another format, mirrored, turned by quarters,
-    resized or compressed anew (see :mod:`fewmask.data.copies`).
+    On the run's own data only its test part is measured: on the folder that it was started with, or
+    wherever exactly the same images lie. On other data, images that the run was trained on are a
+    leak, also as copies in another format, mirrored, turned by quarters, resized or compressed anew
+    (see :mod:`fewmask.data.copies`).
 
     Returns:
-        Metrics by the names of ``docs/metrics.md``, with ``n`` and ``n_groups``.
+        Metrics by the names of ``docs/metrics.md``, with ``n`` and ``n_groups``; ``measured`` says
+        in words which images and weights these are.
 
     Raises:
-        LeakError: training images among those to be measured; all of them are named. Or the run
-            was copied without the list of them.
+        LeakError: training images among those to be measured, up to five of them by name. Or the
+            run was copied without the list of them.
         CheckpointError: the run's weights, card or list of images is damaged.
         DataError: no masks, unreadable files, or ``save_masks`` inside a data folder.
     """
@@ -124,38 +145,28 @@ def evaluate(
     predictor = predictor_of_run(run, choose_device(device))
     data = _open_like(run, root, card["class_names"])
     known = KnownImages.of(run)
-    own = root.resolve() == Path(str(run.record["data"]))
-    matrices, groups, leaks = [], [], []
     if save_masks is not None:
         RunFolder.require_free(save_masks)
         _refuse_in_data(save_masks, run, root, "--save-masks")
-    for sample in watched(data.samples, len(data.samples), "evaluate", "image"):
-        image = read_image(sample.image_path)
-        learned = known.learned(image)
-        if learned:
-            if not own:
-                leaks.append(
-                    Problem(
-                        "LEAK",
-                        sample.id,
-                        learned,
-                        "images that the run has not seen",
-                        "evaluate on other images, or on the run's own data folder (its test part)",
-                    )
-                )
-            continue
+    learned, digests = _learned(known, data)
+    own = root.resolve() == Path(str(run.record["data"])) or known.are_these(digests)
+    if learned and not own:
+        raise LeakError(_leak(root, learned))
+    names, num_classes = card["class_names"], len(card["class_names"]) + 1
+    matrices, groups = [], []
+    unseen = [sample for sample in data.samples if sample.id not in learned]
+    for sample in watched(unseen, len(unseen), "evaluate", "image"):
         target = read_target(sample, data)
-        if target is None or leaks:
+        if target is None:
             continue
+        image = read_image(sample.image_path)
         mask = predictor.mask_of_probs(image, predictor.probs(image))
-        matrices.append(confusion_matrix(target, mask, len(card["class_names"]) + 1))
+        matrices.append(confusion_matrix(target, mask, num_classes))
         groups.append(sample.group)
         if save_masks is not None:
             path = save_masks / f"{sample.id}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_mask(path, mask)
-    if leaks:
-        raise LeakError(*leaks)
     if not matrices:
         raise DataError.of(
             "NO-MASKS",
@@ -164,15 +175,70 @@ def evaluate(
             expected="masks/ with the stems of the images",
             fix="add masks",
         )
-    return dict(summarise(np.stack(matrices), card["class_names"], groups=groups))
+    measured = f"{len(matrices)} of {len(data.samples)} images: " + (
+        "the run's test part" if own else "none that the run has learned from"
+    )
+    if learned:
+        measured += f"; {len(learned)} that it has learned from are left out"
+    if len(matrices) < len(unseen):
+        measured += f"; {len(unseen) - len(matrices)} without a true mask are left out"
+    folds = folds_of_run(recorded_settings(run)[1])
+    if len(folds) > 1:
+        measured += f"; weights and test part of fold {folds[0]} of {len(folds)}"
+    return {"measured": measured, **summarise(np.stack(matrices), names, groups=groups)}
+
+
+def _learned(known: KnownImages, data: DataFolder) -> tuple[dict[str, str], list[str]]:
+    """What the run has learned from, in words by id; and the digest of every image."""
+    learned, digests = {}, []
+    for sample in watched(data.samples, len(data.samples), "compare", "image"):
+        image = read_image(sample.image_path)
+        digests.append(digest_of(image))
+        if what := known.learned(image):
+            learned[sample.id] = what
+    return learned, digests
+
+
+def _leak(root: Path, learned: dict[str, str]) -> Problem:
+    named = ", ".join(f"{name} ({what})" for name, what in list(learned.items())[:5])
+    more = f" and {len(learned) - 5} more" if len(learned) > 5 else ""
+    count = "1 image" if len(learned) == 1 else f"{len(learned)} images"
+    return Problem(
+        "LEAK",
+        str(root),
+        f"{count} that the run has learned from: {named}{more}",
+        "images that the run has not seen",
+        "evaluate on other images, or on all of the run's own data (its test part)",
+    )
 
 
 def _refuse_in_data(out: Path, run: RunFolder, images: Path, what: str = "-o") -> None:
-    """Keep data read-only: neither the images' folder nor the run's data may hold the output."""
+    """Keep data read-only: no folder of images, nor the data folder around it, holds the output."""
     refuse_inside(out, Path(str(run.record["data"])), what)
-    folder = images if images.is_dir() else images.parent
-    if images.is_dir() or folder.resolve() != Path.cwd():
+    folder = (images if images.is_dir() else images.parent).resolve()
+    if images.is_file() and folder == Path.cwd():
+        return
+    refuse_inside(out, folder, what)
+    while _is_part_of_data(folder):
+        folder = folder.parent
         refuse_inside(out, folder, what)
+
+
+def _is_part_of_data(folder: Path) -> bool:
+    """Whether the folder above looks like a data folder, of which this one holds the images."""
+    above = folder.parent
+    if (above / "tags.csv").is_file():
+        return True
+    return any(
+        (is_negative(path.name) or role_of(path.name) == "masks") and _holds_images(path)
+        for path in above.iterdir()
+        if not path.name.startswith(".")
+    )
+
+
+def _holds_images(path: Path) -> bool:
+    """Whether there are image files in it, not counting those in its own folders."""
+    return path.is_dir() and any(p.suffix.lower() in IMAGE_SUFFIXES for p in path.iterdir())
 
 
 def _open_like(run: RunFolder, root: Path, class_names: Sequence[str]) -> DataFolder:
@@ -180,12 +246,19 @@ def _open_like(run: RunFolder, root: Path, class_names: Sequence[str]) -> DataFo
     settings = run.record["settings"]
     single = len(class_names) == 1
     try:
-        return open_folder(
-            root,
-            class_name=class_names[0] if single else None,
-            class_names=None if single else list(class_names),
-            group_pattern=settings.get("group_pattern"),
-            require_tags=False,
-        )
-    except UsageError:
-        return open_folder(root, class_names=list(class_names), require_tags=False)
+        try:
+            return open_folder(
+                root,
+                class_name=class_names[0] if single else None,
+                class_names=None if single else list(class_names),
+                group_pattern=settings.get("group_pattern"),
+                require_tags=False,
+            )
+        except UsageError:
+            return open_folder(root, class_names=list(class_names), require_tags=False)
+    except DataError as error:
+        names = ", ".join(class_names)
+        fix = f"rename or remove what is tagged otherwise: the run knows {names}"
+        raise DataError(
+            *(replace(p, fix=fix) if p.code == "CLASS-UNKNOWN" else p for p in error.problems)
+        ) from None

@@ -73,11 +73,11 @@ def oriented(code):
 
 
 def test_good_data_has_no_problem_and_is_counted(good):
-    report = check_folder(good, group_pattern="^[a-z]+")
+    report = check_folder(good, group_pattern="[0-9]+")
     assert report.problems == ()
     assert [note.code for note in report.notes] == ["MASK-BINARY255"]
     assert report.counts == {
-        "images": 12, "masks": 6, "tags": {"positive": 6}, "without_tag": 6, "groups": 2,
+        "images": 12, "masks": 6, "tags": {"positive": 6}, "without_tag": 6, "groups": 6,
         "sizes": {"8x6": 12}, "formats": {"PNG": 12}, "modes": {"RGB": 12}, "mask_modes": {"L": 6},
     }  # fmt: skip
     pixels = read_image(good / "positive/df0.png")
@@ -225,9 +225,132 @@ def test_peculiarities_are_notes(good, save, mask_of):
     }  # fmt: skip
 
 
-def test_ids_in_some_masks_and_255_in_others_is_noted(good, save, mask_of):
+def test_255_alone_in_masks_of_tagged_images_is_refused_where_others_use_1(good, save, mask_of):
     save("masks/df0.png", mask_of(0, 1))
-    assert note_codes(good) == {"MASK-MIXED", "MASK-EMPTY"}
+    (problem,) = check_folder(good).problems
+    assert (problem.code, problem.where) == ("MASK-MIXED", str(good / "masks/df1.png"))
+    assert problem.found.startswith("5 masks of tagged images")
+
+
+def test_255_alone_in_masks_of_images_without_tag_is_noted_where_others_use_1(good, save, mask_of):
+    for number in range(6):
+        save(f"masks/df{number}.png", mask_of(0, 1))
+    save("masks/hz0.png", mask_of(0, 255))
+    assert note_codes(good) == {"MASK-MIXED"}
+
+
+def two_classes(save, mask_of, root, first, second):
+    """Five images of `roof`, whose masks show one id, five of `lake` that show another."""
+    lines = ["file,tags"]
+    for number in range(5):
+        for name, value in (("roof", first), ("lake", second)):
+            save(f"images/{name}{number}.png")
+            save(f"masks/{name}{number}.png", mask_of(0, value))
+            lines.append(f"{name}{number}.png,{name}")
+        save(f"images/none{number}.png")
+        lines.append(f"none{number}.png,")
+    (root / "tags.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_ids_of_several_classes_are_told_with_their_names(save, mask_of, tmp_path):
+    two_classes(save, mask_of, tmp_path, 2, 1)
+    report = check_folder(tmp_path)
+    assert report.problems == ()
+    assert report.counts["ids"] == {"1": "lake", "2": "roof"}
+    assert "\nids: 1 lake, 2 roof\n" in report.text()
+
+
+def test_masks_that_fit_another_order_of_the_names_are_one_problem_that_gives_it(
+    save, mask_of, tmp_path
+):
+    two_classes(save, mask_of, tmp_path, 1, 2)
+    (problem,) = check_folder(tmp_path).problems
+    assert (problem.code, problem.found[:14]) == ("TAG-MASK", "10 of 10 masks")
+    assert problem.fix == "--class-names roof lake (fits all masks)"
+    assert check_folder(tmp_path, class_names=("roof", "lake")).problems == ()
+    save("masks/roof0.png", mask_of(0, 2))
+    save("masks/roof1.png", mask_of(0, 1))
+    assert len(check_folder(tmp_path).problems) == 9
+    assert not any("fits" in problem.fix for problem in check_folder(tmp_path).problems)
+
+
+def test_tags_on_every_image_are_noted_and_keep_the_folder_from_fewmask_tags(save, tmp_path):
+    for number in range(5):
+        save(f"cat/a{number}.png"), save(f"dog/b{number}.png")
+    assert note_codes(tmp_path) == {"NO-NEGATIVES"}
+    assert check_folder(tmp_path).uses == ("predict",)
+    (tmp_path / "dog").rename(tmp_path / "Ohne")
+    assert note_codes(tmp_path) == set()
+    assert check_folder(tmp_path).uses == ("tags", "predict")
+
+
+@pytest.mark.parametrize(("reason", "folds"), [("images", 2), ("groups", 2), ("copies", 4)])
+def test_what_cannot_be_cut_into_parts_is_for_prediction_only(good, save, reason, folds):
+    options = {"group_pattern": "^[a-z]"} if reason == "groups" else {}
+    for kind, name in (("positive", "df"), ("negative", "hz")) if reason != "groups" else ():
+        for number in (2, 3, 4, 5):
+            (good / f"{kind}/{name}{number}.png").unlink()
+            (good / f"masks/df{number}.png").unlink(missing_ok=True)
+            if reason == "copies":
+                save(f"{kind}/{name}{number}.tif", Image.open(good / f"{kind}/{name}0.png"))
+    report = check_folder(good, **options)
+    (problem,) = (one for one in report.problems if one.where == "folds")
+    assert problem.code == "TOO-FEW"
+    assert problem.fix.startswith(f"--test-folds {folds} ")
+    assert report.uses == ("predict",)
+
+
+def test_16_bit_images_that_use_a_part_of_the_range_are_refused(good):
+    for number in range(3):
+        twelve = np.random.default_rng(number).integers(0, 2300, (8, 6, 3), np.uint16)
+        tifffile.imwrite(good / f"negative/n{number}.tif", twelve, photometric="rgb")
+    report = check_folder(good)
+    (problem,) = report.problems
+    assert problem.code == "IMAGE-DARK"
+    assert "negative/n0" in problem.where
+    assert "-scale 0 4095 0 255" in problem.fix
+    assert "SIXTEEN-BIT" not in {note.code for note in report.notes}
+    bright = np.full((8, 6, 3), 40_000, np.uint16)
+    tifffile.imwrite(good / "negative/n3.tif", bright, photometric="rgb")
+    assert "IMAGE-DARK" not in problem_codes(good)
+
+
+def test_what_follows_from_a_layout_or_table_that_is_not_understood_is_not_told(
+    save, mask_of, tmp_path
+):
+    two_classes(save, mask_of, tmp_path, 1, 2)
+    (tmp_path / "tiles").mkdir()
+    for name in ("images", "masks", "tags.csv"):
+        (tmp_path / name).rename(tmp_path / "tiles" / name)
+    (problem,) = check_folder(tmp_path).problems
+    assert problem.code == "FOLDER-NESTED"
+    assert problem.fix == f"give {tmp_path / 'tiles'}"
+    table = tmp_path / "tiles/tags.csv"
+    rows = table.read_text()
+    for text, code in (
+        (rows.replace("file,", "Datei,"), "TAGS-COLUMN"), (rows + "\xe9.png,x", "TAGS-ENCODING"),
+        (rows.replace("roof0.png,roof", "roof0.png,ROOF"), "TAGS-VALUE"),
+    ):  # fmt: skip
+        table.write_bytes(text.encode("latin-1"))
+        assert [problem.code for problem in check_folder(tmp_path / "tiles").problems] == [code]
+
+
+def test_masks_with_one_ending_are_one_problem_that_names_it(good):
+    for path in list((good / "masks").iterdir()):
+        path.rename(path.with_name(f"{path.stem}_mask.png"))
+    (problem,) = check_folder(good).problems
+    assert problem.code == "MASK-UNPAIRED"
+    assert problem.found.startswith("6 masks")
+    assert problem.fix == "remove '_mask' from the masks' names"
+
+
+def test_arrays_among_the_masks_are_named_as_masks_to_be_saved_otherwise(good):
+    for path in list((good / "masks").iterdir()):
+        path.unlink()
+        np.save(path.with_suffix(".npy"), np.eye(8))
+    (note,) = check_folder(good).notes
+    assert note.code == "FILE-SKIPPED"
+    assert note.fix.startswith("save masks as 8-bit PNG")
 
 
 def test_a_changed_copy_is_a_note_that_names_both_files(good, save):

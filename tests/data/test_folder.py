@@ -71,7 +71,8 @@ def test_a_mask_of_another_size_is_never_resized(good, save, mask_of):
 
 @pytest.mark.parametrize("name", ["negative", "Negatives", "BACKGROUND", "none", "no", "clean",
                                   "no_slide", "non_x", "Not_y", "non-slide", "No-slide",
-                                  "not slide", "Non Slide"])  # fmt: skip
+                                  "not slide", "Non Slide", "Negativ", "neg", "ohne",
+                                  "without slide"])  # fmt: skip
 def test_folders_that_say_no_are_negatives(save, tmp_path, name):
     save("slide/a.png"), save(f"{name}/b.png")
     assert is_negative(name)
@@ -176,6 +177,7 @@ def test_masks_may_be_sorted_by_class(save, mask_of, tmp_path):
         "Filename,tags\na.png,\"dog, cat\"\nb.png,\nc.png,dog\n",
         "image,cat,dog\na.png,1,1\nb.png,0,0\nc.png,0,1\n",
         "image\tcat\tdog\na.png\ttrue\tTRUE\nb.png\t0\t0\nc.png\t0\t1\n",
+        "image,cat,dog\na.png,yes,Yes\nb.png,no,no\nc.png,NO,1\n",
     ],
 )  # fmt: skip
 def test_every_dialect_of_tags_csv_means_the_same(save, tmp_path, table):
@@ -238,6 +240,26 @@ def test_untagged_images_need_permission(save, tmp_path):
     assert codes(tmp_path) == {"TAGS-MISSING"}
     folder = open_folder(tmp_path, require_tags=False)
     assert [sample.id for sample in folder.samples] == ["a", "b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "advice"),
+    [("labels.csv", "rename it to tags.csv"), ("tags.xlsx", "export it to tags.csv")],
+)
+def test_a_table_of_another_name_is_named_where_tags_are_missing(save, tmp_path, name, advice):
+    save("images/a.png")
+    (tmp_path / name).write_bytes(b"file,tags\n")
+    with pytest.raises(DataError, match=f"TAGS-MISSING .*if {name} holds the tags, {advice}"):
+        open_folder(tmp_path)
+
+
+def test_a_column_that_is_no_tag_is_never_to_be_thrown_away(save, tmp_path):
+    save("images/a.png"), save("images/b.png")
+    for table in ("file,cat\na.png,ja\nb.png,nein\n", "file,tags,x\na.png,cat,1\nb.png,,1\n"):
+        (tmp_path / "tags.csv").write_text(table)
+        with pytest.raises(DataError, match="TAGS-COLUMN") as caught:
+            open_folder(tmp_path)
+        assert "remove" not in str(caught.value)
 
 
 def test_names_that_could_be_confused_are_refused(good, save):
@@ -305,6 +327,7 @@ def test_classes_are_concluded_from_ids(save, mask_of, tmp_path, values, names, 
     ("values", "names", "hint"),
     [
         ((0, 7), ["a"], "values 0, 7; 24 pixels .* row 0, column 1"),
+        ((0, 128), ["a"], "store 1 for the object, or 255"),
         ((0, 38, 75, 113), ["a", "b", "c"], "palette image converted to grey"),
         ((0, 38, 75, 113), None, "palette image converted to grey"),
         (tuple(range(0, 240, 8)), ["a"], "many grey values"),

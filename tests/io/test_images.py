@@ -205,6 +205,21 @@ def test_a_bomb_is_refused_from_its_header(tmp_path, reader, recwarn):
     assert not recwarn.list
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("planar", ["contig", "separate"])
+def test_a_band_that_is_not_declared_as_a_colour_or_alpha_is_refused(tmp_path, dtype, planar):
+    path, full = tmp_path / "x.tif", np.iinfo(dtype).max
+    for bands, colours, extra, code in (
+        (4, "rgb", 0, "IMAGE-BANDS"), (4, "minisblack", None, "IMAGE-BANDS"),
+        (3, "minisblack", None, "IMAGE-BANDS"), (4, "rgb", 2, "IMAGE-ALPHA"),
+    ):  # fmt: skip
+        pixels = np.full((8, 6, bands), full // 2, dtype)
+        pixels = np.moveaxis(pixels, -1, 0) if planar == "separate" else pixels
+        options = {} if extra is None else {"extrasamples": (extra,)}
+        tifffile.imwrite(path, pixels, photometric=colours, planarconfig=planar, **options)
+        assert code_of(read_image, path) == code
+
+
 @pytest.fixture(params=["png", "jpg", "tif"])
 def noise_file(request, tmp_path):
     path = tmp_path / f"noise.{request.param}"

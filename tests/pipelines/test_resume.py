@@ -35,12 +35,14 @@ def moved(trained, tmp_path):
 
 def test_a_run_moved_without_its_stages_refuses_what_it_has_learned(fewmask, trained, moved):
     elsewhere, run = moved
-    result = fewmask("evaluate", run, elsewhere)
-    assert result.code == 11, result.err
     parts = json.loads((trained[1] / "2-split" / "split.json").read_text())
     learned = {*parts["train"], *parts["val"]}
-    named = {line.split()[1].rstrip(":") for line in result.err.splitlines() if "LEAK " in line}
-    assert named == learned
+    tested = next(name for name in parts["test"] if name.startswith("negative/"))
+    (elsewhere / f"{tested}.png").unlink()  # so that it is no longer the run's own data
+    result = fewmask("evaluate", run, elsewhere)
+    assert result.code == 11, result.err
+    assert f"found {len(learned)} images that the run has learned from: " in result.err
+    assert f"{min(learned)} (an image of the run's " in result.err
     again = fewmask("evaluate", trained[1], elsewhere)
     said = [[x for x in r.err.splitlines() if "LEAK " in x] for r in (result, again)]
     assert said[0] == said[1]
@@ -50,8 +52,14 @@ def test_a_run_moved_without_its_stages_is_measured_on_its_own_data_as_before(
     fewmask, trained, moved
 ):
     data, run = trained
-    metrics = [fewmask("evaluate", path, data, "--json").json for path in (run, moved[1])]
-    assert metrics[0] == metrics[1] == json.loads((run / "metrics.json").read_text())["metrics"]
+    metrics = [
+        fewmask("evaluate", path, root, "--json").json
+        for path in (run, moved[1])
+        for root in (data, moved[0])  # the same images elsewhere are the run's own data too
+    ]
+    assert metrics[0] == metrics[1] == metrics[2] == metrics[3]
+    assert "the run's test part" in metrics[0].pop("measured")
+    assert metrics[0] == json.loads((run / "metrics.json").read_text())["metrics"]
 
 
 def test_a_run_that_cannot_know_what_it_has_learned_is_measured_on_nothing(fewmask, moved):
@@ -94,6 +102,39 @@ def test_resume_refuses_other_images_by_name_and_leaves_the_run_as_it_was(fewmas
     assert f"images added: positive/new; images removed: negative/{negative.stem}" in result.err
     assert "start a new run" in result.err
     assert {k: v for k, v in tree(run).items() if k != ".lock"} == before
+
+
+def test_resume_goes_on_where_the_data_were_moved_to_if_they_are_the_same(fewmask, tree, copied):
+    data, run = copied
+    place = data.rename(data.parent / "new place")
+    result = fewmask("resume", run)
+    assert result.code == 10
+    assert f"FOLDER-MISSING {data}: " in result.err
+    assert f"fewmask resume {run} --data FOLDER" in result.err
+    other = shutil.copytree(place, data.parent / "other")
+    min((other / "negative").glob("*.png")).unlink()
+    record = (run / "run.yaml").read_bytes()
+    assert "images removed: negative/" in fewmask("resume", run, "--data", other).err
+    assert (run / "run.yaml").read_bytes() == record
+    (run / "5-export" / "DONE.json").unlink()
+    assert fewmask("resume", run, "--data", place).code == 0
+    assert library.resume_run(run, data=place).folder.record["data"] == str(place)
+    assert fewmask("resume", run).code == 0
+
+
+def test_resume_of_a_run_of_another_version_names_both_versions(fewmask, copied):
+    _, run = copied
+    text = (run / "run.yaml").read_text()
+    assert f"  fewmask: {library.__version__}\n" in text
+    done = run / "3-segment" / "DONE.json"
+    done.write_text(done.read_text().replace('"key": "', '"key": "0'))
+    assert "the same data and settings" in fewmask("resume", run).err
+    text = text.replace(f"fewmask: {library.__version__}", "fewmask: 0.0.9")
+    (run / "run.yaml").write_text(text)
+    result = fewmask("resume", run)
+    assert result.code == 12
+    assert f"found fewmask {library.__version__}, the run was made by fewmask 0.0.9;" in result.err
+    assert "predict, evaluate and report still work" in result.err
 
 
 def test_resume_refuses_another_setting_by_name(fewmask, copied):

@@ -136,7 +136,9 @@ def test_predicting_and_measuring_say_how_far_they_are_on_stderr_alone(
     done = fewmask("predict", tiny_run.path, small_data, "-o", tmp_path / "out")
     assert "predict: image 24/24" in done.err
     measured = fewmask("evaluate", tiny_run.path, small_data, "--json")
-    assert "evaluate: image 24/24" in measured.err
+    n = measured.json["n"]
+    assert "compare: image 24/24" in measured.err
+    assert f"evaluate: image {n}/{n}" in measured.err
     assert measured.json["n"] > 0
 
 
@@ -156,5 +158,7 @@ def test_a_second_ctrl_c_in_a_run_says_how_to_go_on(fewmask, small_data, tiny, t
     finally:
         Loop.record = record
     assert result.code == 75
-    assert f"fewmask resume {tmp_path / 'run'}" in result.err
+    assert f"next: fewmask resume {tmp_path / 'run'}\n" in result.err
+    assert "stopped on request; everything is saved" in result.err
+    assert "found" not in result.err
     assert RunFolder.open(tmp_path / "run").status["state"] == "interrupted"

@@ -146,6 +146,29 @@ def test_fused_maps_have_a_row_and_a_plain_generator_has_no_attention(fewmask, t
     assert not any("None" in name for name in rows)
 
 
+def test_train_is_named_after_the_masks_that_it_had_and_tells_how_many_were_asked_for(
+    fewmask, small_data, tmp_path
+):
+    flags = ("--preset=smoke", "--threads=1", "--image-size=32", "--segment-epochs=1")
+    for name, more in (("one", ()), ("folds", ("--folds=2",))):
+        out = tmp_path / name
+        result = fewmask("train", small_data, "-o", out, *flags, "--masks=300", *more)
+        assert result.code == 0, result.err
+    (one,), (folds,) = (
+        [row for row in table_of(tmp_path / name)["rows"] if row["kind"] == "result"]
+        for name in ("one", "folds")
+    )
+    assert one["name"] == f"segmenter on {one['masks_used']} true masks"
+    assert folds["name"] == "segmenter on all true masks"
+    assert one["note"] == folds["note"] == "300 were asked for"
+    measured = fewmask("evaluate", tmp_path / "folds", small_data, "--json").json
+    assert measured["measured"] == (
+        f"{measured['n']} of 24 images: the run's test part; {24 - measured['n']} that it has "
+        "learned from are left out; weights and test part of fold 0 of 2"
+    )
+    assert fewmask("evaluate", tmp_path / "folds", small_data).out.startswith(measured["measured"])
+
+
 def test_train_keeps_its_result_when_folds_have_different_numbers_of_masks(
     fewmask, small_data, tmp_path
 ):

@@ -7,7 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from fewmask.report.html import Case, ReportData, Row, beats_controls, render_report, text_table
+from fewmask.report.html import Case, ReportData, Row, render_report, text_table
+from fewmask.report.verdict import HEADLINES, Verdict
 
 HOSTILE = "\"><img src=x onerror=1></style></td><script>alert(1)</script>{{ 7*7 }}&'`"
 PNG = b"\x89PNG\r\n\x1a\n"
@@ -24,12 +25,13 @@ def report(**changes) -> ReportData:
     data = ReportData(
         title="run",
         subtitle="tags, fast",
-        verdict="It is above Otsu.",
+        verdict=Verdict("beats", "It is above Otsu."),
         facts=[("Images", "124")],
+        class_names=["scar"],
         headline_metrics=[SCORE, "miou", "n"],
         rows=[row(n=1240), control, row("oracle", 0.9, "best threshold")],
         curves=[("segmenter", "<svg xmlns='http://www.w3.org/2000/svg'></svg>")],
-        cases=[Case("best", "a.png", 0.9, PNG), Case("worst", "b.png", None, PNG)],
+        cases=[Case("best", "a.png", "IoU 0.900", PNG), Case("worst", "b.png", "IoU –", PNG)],
         bill=[("tags", "496", "folders")],
         notes=["One seed."],
         run_yaml="seed: 0\n",
@@ -67,15 +69,17 @@ def everything(text: str) -> ReportData:
     return ReportData(
         title=text,
         subtitle=text,
-        verdict=text,
+        verdict=Verdict("beats", text),
+        compared=[text],
         facts=[(text, text)],
+        class_names=[text, text],
         headline_metrics=[text],
         rows=[
             Row(text, kind, metrics, text, text, note=text)
             for kind in ("result", "control", "reference", "oracle")
         ],
         curves=[(text, f"<svg>{text}</svg>")],
-        cases=[Case(text, text, 0.5, PNG)],
+        cases=[Case(text, text, text, PNG)],
         bill=[(text, text, text)],
         notes=[text],
         synthetic=True,
@@ -131,7 +135,7 @@ def test_numbers_intervals_and_undefined_stand_in_their_columns():
     assert rows["result"][1:5] == ["0.500", "", "–", "1,240"]  # "": the drawn axis
     assert rows["control"][1] == "0.3000.250–0.350"
     assert rows["control"][3:5] == ["–", "–"]
-    assert rows["result"][5:] == ["label-free", "496 tags"]
+    assert rows["result"][5:] == ["496 tagslabel-free"]
 
 
 def test_undefined_and_not_finite_are_dashes_never_nan():
@@ -147,28 +151,38 @@ def test_axis_is_drawn_only_for_fractions():
     assert 'class="dot"' not in render_report(report(rows=[row(value=1.5)]))
 
 
-@pytest.mark.parametrize(
-    ("rows", "expected"),
-    [
-        ([row("result", 0.5), row("control", 0.4)], True),
-        ([row("result", 0.5), row("control", 0.4), row("control", 0.5)], False),
-        ([row("result", 0.5), row("control", 0.4), row("reference", 0.9)], True),
-        ([row("oracle", 0.9), row("result", 0.3), row("control", 0.4)], False),
-        ([row("result", 0.0), row("control", 0.0)], False),
-        ([row("result", None), row("control", 0.4)], None),
-        ([row("result", 0.5), row("control", None)], None),
-        ([row("result", 0.5)], None),
-    ],
-)
-def test_badge_is_computed_from_controls_alone(rows, expected):
-    assert beats_controls(rows, SCORE) is expected
-    html = render_report(report(rows=rows))
-    said = {
-        True: "Beats its controls in",
-        False: "Does not beat its controls in",
-        None: "Not compared with a control",
-    }
-    assert [words for words in said.values() if words in html] == [said[expected]]
+@pytest.mark.parametrize("state", HEADLINES)
+def test_badge_says_the_state_of_the_verdict_and_is_green_only_when_it_beats(state):
+    html = render_report(report(verdict=Verdict(state, "Numbers.")))
+    assert [words for words in HEADLINES.values() if words in html] == [HEADLINES[state]]
+    assert ('class="verdict good"' in html) == (state == "beats")
+    assert ('class="verdict bad"' in html) == (state == "does_not_beat")
+
+
+def test_headings_are_plain_words_above_the_name_of_the_score():
+    page = Page(render_report(report()))
+    assert page.rows[0][1][1] == "IoUiou.pooled"
+    for word in ("control", "evidence", "reference", "oracle", "label-free", "gap closed"):
+        assert f"<dt>{word}</dt>" in render_report(report())
+
+
+def test_pictures_stand_before_the_curves_which_are_folded():
+    html = render_report(report())
+    assert html.index("Test images") < html.index("<details>") < html.index("Training curves")
+    assert html.index("Training curves") < html.index("data:image/svg+xml")
+
+
+def test_colours_are_explained_where_there_are_several_classes():
+    several = render_report(report(class_names=["roof", "lake"]))
+    assert 'fill="rgb(86, 180, 233)"/></svg>roof' in several
+    assert 'fill="rgb(230, 159, 0)"/></svg>lake' in several
+    assert "<rect" not in render_report(report())
+
+
+def test_what_was_made_takes_the_place_of_a_table_of_dashes():
+    page = Page(render_report(report(made=["tag accuracy: 0.9"], rows=[row(value=None)])))
+    assert "tag accuracy: 0.9" in page.text
+    assert not any(kind == "result" for kind, _ in page.rows)
 
 
 def test_banner_stands_on_synthetic_data_only():
@@ -184,6 +198,7 @@ def test_empty_sections_leave_no_heading():
     headings = re.findall(r"<h2>(.*?)</h2>", html)
     assert headings == ["Results"]
     assert "<details>" not in html
+    assert "Training curves" not in html
     assert "Results" in render_report(report(headline_metrics=[], rows=[]))
 
 
@@ -193,11 +208,11 @@ def test_same_report_same_bytes():
 
 def test_text_table_is_aligned_and_marks_the_result():
     rows = [row(n=12), row("control", None, "Otsu of the grey image", n=1234)]
-    lines = text_table(rows, [SCORE, "n"]).splitlines()
+    lines = text_table(rows, [SCORE, "n"], ["scar"]).splitlines()
     assert lines == [
-        "  row                     kind     iou.pooled.scar      n  threshold   labels",
-        "> U-Net                   result             0.500     12  label_free  496 tags",
-        "  Otsu of the grey image  control                –  1,234  label_free  496 tags",
+        "  row                     kind       IoU      n  threshold   labels",
+        "> U-Net                   result   0.500     12  label-free  496 tags",
+        "  Otsu of the grey image  control      –  1,234  label-free  496 tags",
     ]
 
 
@@ -208,4 +223,12 @@ def test_text_table_gives_the_terminal_no_control_characters():
 
 
 def test_text_table_of_nothing_is_its_header():
-    assert text_table([], ["miou"]).split() == ["row", "kind", "miou", "threshold", "labels"]
+    assert text_table([], ["miou"]).split() == ["row", "kind", "with", "bg", "threshold", "labels"]
+
+
+def test_text_table_is_at_most_120_columns_wide():
+    names = ["a very long class name", "b" * 60]
+    metrics = [f"iou.pooled.{name}" for name in names]
+    table = text_table([row(name="x" * 200, note="y")], ["miou_foreground", *metrics], names)
+    assert max(map(len, table.splitlines())) == 120
+    assert "…" in table

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from fewmask.report.assemble import sharpness_notes
+from fewmask.report.assemble import compared_lines, sharpness_notes
 from fewmask.report.html import text_table
 from fewmask.report.table import (
     best_label_free_control,
@@ -88,23 +88,34 @@ def test_result_is_compared_with_its_label_free_and_its_few_masks_control():
 
 
 def test_gap_is_a_column_of_the_printed_table():
-    rows = table_rows(summary_rows(evaluation(TAGS)))
+    rows = table_rows(summary_rows(evaluation(TAGS)), ["scar"])
     table = text_table(rows, [MAIN, "gap_closed"])
     (line,) = (line for line in table.splitlines() if line.startswith(">"))
     assert line.split("result")[1].split()[:2] == ["0.600", "0.600"]
 
 
-def test_comparisons_stand_under_the_result_of_the_report():
-    row = table_rows(summary_rows(evaluation(TAGS)))[-1]
-    assert row.note == (
-        "+0.300 [0.300, 0.300], p = 0.125 against the best label-free control, CAM, Otsu; "
-        "+0.200 [0.200, 0.200], p = 0.125 against the few-masks control, "
-        "segmenter on 10 true masks"
-    )
+def test_comparisons_are_told_in_words_below_what_they_compare():
+    summary = {"rows": summary_rows(evaluation(TAGS)), "class_names": ["scar"]}
+    assert compared_lines(summary) == [
+        "segmenter on pseudo-masks, IoU, paired by group, one seed:",
+        "  +0.300 [0.300, 0.300], p = 0.125 against the best label-free control, CAM, Otsu",
+        "  +0.200 [0.200, 0.200], p = 0.125 against the few-masks control, "
+        "segmenter on 10 true masks",
+    ]
+
+
+def test_the_result_is_the_first_row_and_the_others_are_sorted_by_score():
+    rows = table_rows(summary_rows(evaluation(TAGS)), ["scar"])
+    scores = [row.metrics[MAIN] for row in rows]
+    assert rows[0].kind == "result"
+    assert scores[1:] == sorted(scores[1:], reverse=True)
+    assert {row.name: row.note for row in rows}["CAM, Otsu"] == "raw evidence"
 
 
 def test_trivial_controls_cost_no_label():
-    cost = {row.name: row.label_cost for row in table_rows(summary_rows(evaluation(TAGS)))}
+    cost = {
+        row.name: row.label_cost for row in table_rows(summary_rows(evaluation(TAGS)), ["scar"])
+    }
     assert cost["centre prior"] == "none"
     assert cost["CAM, Otsu"] == cost["segmenter on pseudo-masks"] == "tags only"
     assert cost["segmenter on 10 true masks"] == "10 masks"
@@ -147,7 +158,7 @@ def test_report_labels_one_seed_as_one(smoke_run):
 
 def test_the_gap_is_a_column_only_where_full_supervision_was_measured():
     def columns(lines):
-        return shown_metrics(["scar"], table_rows(summary_rows(evaluation(lines))))
+        return shown_metrics(["scar"], table_rows(summary_rows(evaluation(lines)), ["scar"]))
 
     without = [line for line in TAGS if line[0] != FULL_SUPERVISION]
     assert columns(TAGS)[-1] == "gap_closed"

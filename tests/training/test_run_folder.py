@@ -17,7 +17,8 @@ from fewmask.config import Settings
 from fewmask.data.records import Sample
 from fewmask.errors import CheckpointError, DataError, Interrupted, ResourceError, UsageError
 from fewmask.training.loop import Loop
-from fewmask.training.run_folder import DONE, RunFolder, find_runs, refuse_inside
+from fewmask.training.run_folder import DONE, RunFolder
+from fewmask.training.run_places import find_runs, free_path, refuse_inside
 from fewmask.training.signals import stop_on_signals
 from fewmask.training.stages import StageSpec, refuse_changed, run_stages, selected_stages
 from fewmask.training.workspace import Workspace, open_array
@@ -39,6 +40,25 @@ def test_a_folder_or_file_of_something_else_is_refused_and_an_empty_one_is_taken
         assert "resume" not in str(raised.value)
     (tmp_path / "empty").mkdir()
     assert RunFolder.create(tmp_path / "empty", {"pipeline": "p"}).record["pipeline"] == "p"
+
+
+def test_a_free_path_is_numbered_only_where_something_is_there(tmp_path):
+    assert free_path(tmp_path / "run") == tmp_path / "run"
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run-2").write_text("")
+    assert free_path(tmp_path / "run") == tmp_path / "run-3"
+
+
+def test_commands_in_fixes_can_be_pasted_and_a_finished_run_is_shown_not_resumed(tmp_path):
+    run = RunFolder.create(tmp_path / "my run", {"pipeline": "tags"})
+    with pytest.raises(UsageError, match=f"`fewmask resume '{run.path}'` to go on"):
+        RunFolder.require_free(run.path)
+    (run.path / "weights").mkdir()
+    (run.path / "weights" / "card.json").write_text("{}")
+    with pytest.raises(UsageError, match=f"found a finished run; .*`fewmask report '{run.path}'`"):
+        RunFolder.require_free(run.path)
+    with pytest.raises(UsageError, match="found a file; "):
+        RunFolder.open(run.path / "run.yaml")
 
 
 def test_a_run_records_versions_and_settings(tmp_path):

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from fewmask.config import Settings
 from fewmask.data.content import (
     Inspection,
     Watch,
@@ -21,11 +22,12 @@ from fewmask.data.content import (
     find_duplicates,
     find_near_copies,
     inspect_all,
+    near_copies,
     unwatched,
 )
-from fewmask.data.records import DataFolder
+from fewmask.data.records import DataFolder, Sample
 from fewmask.data.scan import Scan, scan_folder
-from fewmask.errors import Problem
+from fewmask.errors import DataError, Problem
 
 FEWEST_PER_CLASS = 5
 TOLERATED = {"DUPLICATE", "DUPLICATE-CONFLICT", "TOO-FEW"}
@@ -40,24 +42,31 @@ class CheckReport:
     Attributes:
         counts: Numbers of ``images``, ``masks``, ``without_tag`` and ``groups``, and numbers by
             name in ``tags``, ``sizes`` (height x width), ``formats``, ``modes``, ``mask_modes``.
+            With several classes, ``ids``: their names by mask id.
         notes: Worth knowing; nothing has to be done.
         problems: Have to be mended before the data can be used.
         digests: SHA-256 of the decoded pixels by sample id.
+        can_be_cut: Whether there is enough to cut a test part as a run does by default.
     """
 
     counts: dict[str, Any]
     notes: tuple[Problem, ...]
     problems: tuple[Problem, ...]
     digests: dict[str, str]
+    can_be_cut: bool = True
 
     @property
     def uses(self) -> tuple[str, ...]:
         """Commands that can work with the folder as it is, of ``tags``, ``train``, ``predict``."""
         stopping = {problem.code for problem in self.problems} - TOLERATED
         lacking = {one.code for one in (*self.problems, *self.notes)} & {
-            "TAGS-MISSING", "TAGS-ONE-KIND",
+            "TAGS-MISSING", "TAGS-ONE-KIND", "NO-NEGATIVES",
         }  # fmt: skip
-        can = {"tags": not lacking, "train": self.counts["masks"] > 0, "predict": True}
+        can = {
+            "tags": self.can_be_cut and not lacking,
+            "train": self.can_be_cut and self.counts["masks"] > 0,
+            "predict": True,
+        }
         return () if stopping - lacking else tuple(name for name, can_it in can.items() if can_it)
 
     def for_any_use(self) -> CheckReport:
@@ -118,19 +127,30 @@ def check_folder(
     for inspection in inspections:
         problems += inspection.problems
     problems += find_duplicates(inspections)
-    problems += _too_few(scan.folder)
-    notes = scan.notes + find_near_copies(inspections) + _notes(inspections)
+    digests = {one.sample.id: one.digest for one in inspections if one.digest}
+    copies = find_near_copies(inspections)
+    dark = _dark(inspections)
+    problems += dark
+    notes = scan.notes + [near_copies(samples) for samples in copies]
+    notes += _notes(inspections, dark=bool(dark))
+    cut: list[Problem] = []
+    if not scan.unclear:
+        cut = _too_few_to_cut(scan.folder, digests, copies)
+        for_tags = scan.folder.layout != "images"
+        problems += _too_few(scan.folder) + (cut if for_tags else [])
+        notes += _no_negatives(scan.folder) + ([] if for_tags else cut)
     if scan.folder.layout != "images" and not _values_unclear(scan):
         conflicts, without = compare_tags_with_masks(scan.folder, scan.mask_values)
         problems += conflicts
         notes += _note("MASK-EMPTY", without, "a mask that lacks a tagged class",
                        "a mask of all that is tagged", "see if it was forgotten")  # fmt: skip
-    digests = {one.sample.id: one.digest for one in inspections if one.digest}
-    return CheckReport(_count(scan.folder, inspections), tuple(notes), tuple(problems), digests)
+    counts = _count(scan.folder, inspections)
+    return CheckReport(counts, tuple(notes), tuple(problems), digests, can_be_cut=not cut)
 
 
 def _values_unclear(scan: Scan) -> bool:
-    return any(problem.code in ("MASK-VALUES", "MASK-AMBIGUOUS") for problem in scan.problems)
+    unclear = {"MASK-VALUES", "MASK-AMBIGUOUS", "MASK-MIXED"}
+    return scan.unclear or any(problem.code in unclear for problem in scan.problems)
 
 
 def _too_few(folder: DataFolder) -> list[Problem]:
@@ -149,7 +169,63 @@ def _too_few(folder: DataFolder) -> list[Problem]:
     ]  # fmt: skip
 
 
-def _notes(inspections: Sequence[Inspection]) -> list[Problem]:
+def _too_few_to_cut(
+    folder: DataFolder, digests: Mapping[str, str], copies: Iterable[Sequence[Sample]]
+) -> list[Problem]:
+    """Why a run with the default settings could not cut its parts; copies stay together."""
+    from fewmask.data.splits import cut_folds, link_duplicates, split_for_fold
+
+    masks = any(sample.mask_path for sample in folder.samples)
+    if not folder.samples or (folder.layout == "images" and not masks):
+        return []
+    config = Settings.model_validate({})
+    samples = link_duplicates(folder.samples, digests)
+    first_of = {sample.id: group[0].id for group in copies for sample in group}
+    samples = link_duplicates(samples, first_of)
+    try:
+        fold_of = cut_folds(samples, folds=config.test_folds, seed=config.split_seed)
+        split_for_fold(
+            samples, fold_of, 0, val_fraction=config.val_fraction, seed=config.split_seed
+        )
+    except DataError as error:
+        return list(error.problems)
+    return []
+
+
+def _no_negatives(folder: DataFolder) -> list[Problem]:
+    """A note if each image has a tag, which `fewmask tags` translates nothing to."""
+    kinds = {frozenset(sample.tags) for sample in folder.samples}
+    if len(kinds) < 2 or frozenset() in kinds:
+        return []
+    rename = "rename the folder of images without the object to `negative`"
+    if folder.layout == "tags.csv":
+        rename = "add images on which nothing is tagged"
+    return [
+        Problem("NO-NEGATIVES", str(folder.root),
+                f"no image without a tag, of {', '.join(folder.class_names)}",
+                "images that show none of the classes, for `fewmask tags`",
+                f"{rename}, or leave out the stages translate and augment (--stages)")
+    ]  # fmt: skip
+
+
+def _dark(inspections: Sequence[Inspection]) -> list[Problem]:
+    """16-bit images that use less than a quarter of the range, such as 12-bit sensors give."""
+    deep = [one for one in inspections if one.digest and one.image and one.image.bits == 16]
+    peak = max((one.peak for one in deep), default=255)
+    if peak >= 64:
+        return []
+    highest = peak * 257 + 128  # what is rounded to the peak
+    full = 2 ** highest.bit_length() - 1
+    return _note(
+        "IMAGE-DARK", [one.sample.id for one in deep],
+        f"16-bit samples with a largest value of about {peak * 257:,}",
+        "values up to 65,535, which become 255: these images would be almost black",
+        "scale all images to 8 bits with one fixed range "
+        f"(gdal_translate -ot Byte -scale 0 {full} 0 255 old.tif new.tif)",
+    )  # fmt: skip
+
+
+def _notes(inspections: Sequence[Inspection], *, dark: bool) -> list[Problem]:
     """What is unusual about readable files, one note per kind."""
     images = [(one.sample.id, one.image) for one in inspections if one.image]
     masks = [(one.sample.id, one.mask) for one in inspections if one.mask]
@@ -160,7 +236,7 @@ def _notes(inspections: Sequence[Inspection]) -> list[Problem]:
         "nothing to do if masks were drawn on the image as displayed",
     )  # fmt: skip
     notes += _note(
-        "SIXTEEN-BIT", [name for name, image in images if image.bits == 16],
+        "SIXTEEN-BIT", [name for name, image in images if image.bits == 16 and not dark],
         "16-bit samples", "8-bit samples", "nothing to do: 0..65535 is scaled to 0..255",
     )  # fmt: skip
     notes += _note(
@@ -183,7 +259,7 @@ def _notes(inspections: Sequence[Inspection]) -> list[Problem]:
 
 
 def _note(code: str, ids: Sequence[str], found: str, expected: str, fix: str) -> list[Problem]:
-    """One note about all samples that share a peculiarity; none without such samples."""
+    """One entry about all samples that share a peculiarity; none without such samples."""
     if not ids:
         return []
     where = ", ".join(ids[:3]) + (f" and {len(ids) - 3} more" if len(ids) > 3 else "")
@@ -194,12 +270,14 @@ def _count(folder: DataFolder, inspections: Sequence[Inspection]) -> dict[str, A
     images = [one.image for one in inspections if one.image]
     masks = [one.mask for one in inspections if one.mask]
     samples = folder.samples
+    ids = {str(number): name for number, name in enumerate(folder.class_names, 1)}
     return {
         "images": len(samples),
         "masks": sum(sample.mask_path is not None for sample in samples),
         "tags": {
             name: sum(name in sample.tags for sample in samples) for name in folder.class_names
         },
+        **({"ids": ids} if len(ids) > 1 else {}),
         "without_tag": sum(not sample.tags for sample in samples),
         "groups": len({sample.group for sample in samples}),
         "sizes": _tally(f"{image.height}x{image.width}" for image in images),

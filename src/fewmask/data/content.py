@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from scipy.optimize import linear_sum_assignment
 
 from fewmask.conventions import IGNORE_INDEX
 from fewmask.data.copies import find_copies, fingerprint
@@ -29,6 +31,7 @@ class Inspection:
         mask: Header of the mask; None if there is none, or it cannot be read.
         digest: SHA-256 of size and pixels; empty if the image cannot be decoded.
         fingerprint: From :func:`fewmask.data.copies.fingerprint`; None as well then.
+        peak: Largest value of a pixel after scaling to 0..255; 0 as well then.
         problems: What is wrong with the image, or between the image and its mask.
     """
 
@@ -37,6 +40,7 @@ class Inspection:
     mask: ImageHeader | None = None
     digest: str = ""
     fingerprint: np.ndarray | None = None
+    peak: int = 0
     problems: list[Problem] = field(default_factory=list)
 
 
@@ -69,7 +73,7 @@ def find_duplicates(inspections: Iterable[Inspection]) -> list[Problem]:
     return [_duplicate(samples) for samples in copies.values() if len(samples) > 1]
 
 
-def find_near_copies(inspections: Iterable[Inspection]) -> list[Problem]:
+def find_near_copies(inspections: Iterable[Inspection]) -> list[list[Sample]]:
     """The same picture in other pixels; of exact duplicates, only the first is compared."""
     first_with: dict[str, Inspection] = {}
     for inspection in inspections:
@@ -80,7 +84,7 @@ def find_near_copies(inspections: Iterable[Inspection]) -> list[Problem]:
     copies: dict[int, list[Sample]] = defaultdict(list)
     for inspection, first in zip(distinct, find_copies(prints), strict=True):
         copies[first].append(inspection.sample)
-    return [_near_copies(samples) for samples in copies.values() if len(samples) > 1]
+    return [samples for samples in copies.values() if len(samples) > 1]
 
 
 def compare_tags_with_masks(
@@ -97,20 +101,33 @@ def compare_tags_with_masks(
         that lack a tagged class in their mask.
     """
     problems, without = [], []
-    for sample in folder.samples:
-        values = values_of.get(sample.mask_path) if sample.mask_path else None
-        if values is None:
-            continue
-        shown = _classes_shown(values, folder)
-        extra = [name for name in shown if name not in sample.tags]
+    shown_of = {
+        sample: _ids_shown(values_of[sample.mask_path], folder)
+        for sample in folder.samples
+        if sample.mask_path and sample.mask_path in values_of
+    }
+    several = len(folder.class_names) > 1
+    for sample, ids in shown_of.items():
+        shown = {folder.class_names[number - 1]: number for number in ids}
+        extra = [f"{name} (id {number})" if several else name
+                 for name, number in shown.items() if name not in sample.tags]  # fmt: skip
         if extra:
             problems.append(Problem(
                 "TAG-MASK", str(sample.mask_path), f"a mask that shows {', '.join(extra)}",
                 f"only what is tagged: {', '.join(sample.tags) or 'nothing'}",
-                "correct the tags of the image, or empty the mask",
+                "correct the tags of the image, or its mask"
+                + (", or the order of the names with --class-names" if several else ""),
             ))  # fmt: skip
         elif set(sample.tags) - set(shown):
             without.append(sample.id)
+    if several and problems and (order := _fitting_order(shown_of, folder.class_names)):
+        ids_now = ", ".join(f"{number} {name}" for number, name in enumerate(folder.class_names, 1))
+        return [Problem(
+            "TAG-MASK", str(folder.root),
+            f"{len(problems)} of {len(shown_of)} masks that show what is not tagged, if the ids "
+            f"are {ids_now}", "names in the order of the masks' ids",
+            f"--class-names {shlex.join(order)} (fits all masks)",
+        )], []  # fmt: skip
     return problems, without
 
 
@@ -120,6 +137,7 @@ def _inspect(sample: Sample) -> Inspection:
         result.image = read_header(sample.image_path)
         pixels = read_image(sample.image_path)
         result.digest, result.fingerprint = digest_of(pixels), fingerprint(pixels)
+        result.peak = int(pixels.max())
     except DataError as error:
         result.problems += error.problems
     try:
@@ -158,7 +176,8 @@ def _duplicate(samples: Sequence[Sample]) -> Problem:
     )  # fmt: skip
 
 
-def _near_copies(samples: Sequence[Sample]) -> Problem:
+def near_copies(samples: Sequence[Sample]) -> Problem:
+    """The note about one group from :func:`find_near_copies`."""
     ids = ", ".join(sample.id for sample in samples)
     kinds = len({frozenset(sample.tags) for sample in samples})
     return Problem(
@@ -169,7 +188,22 @@ def _near_copies(samples: Sequence[Sample]) -> Problem:
     )  # fmt: skip
 
 
-def _classes_shown(values: Mapping[int, int], folder: DataFolder) -> list[str]:
+def _ids_shown(values: Mapping[int, int], folder: DataFolder) -> list[int]:
     if folder.mask_encoding == "binary255":
-        return list(folder.class_names) if 255 in values else []
-    return [folder.class_names[value - 1] for value in values if value not in (0, IGNORE_INDEX)]
+        return [1] if 255 in values else []
+    return [value for value in values if value not in (0, IGNORE_INDEX)]
+
+
+def _fitting_order(
+    ids_of: Mapping[Sample, Sequence[int]], names: Sequence[str]
+) -> tuple[str, ...] | None:
+    """The order of the names in which no mask shows what is not tagged; None if there is none.
+
+    Of several, the one in which the fewest tags are missing from the masks.
+    """
+    shown = np.array([[k in ids for k in range(1, len(names) + 1)] for ids in ids_of.values()])
+    tagged = np.array([[name in sample.tags for name in names] for sample in ids_of])
+    denied = shown.T.astype(int) @ ~tagged  # (id, name): masks with the id, without the tag
+    missing = (~shown).T.astype(int) @ tagged
+    ids, order = linear_sum_assignment(denied * (shown.size + 1) + missing)
+    return None if denied[ids, order].any() else tuple(names[column] for column in order)

@@ -8,7 +8,7 @@ masks of 0 and 255 (``binary255``).
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,7 +95,9 @@ def decode(mask: np.ndarray, encoding: MaskEncoding | None) -> np.ndarray:
 
 
 def conclude_encoding(
-    values_of: Mapping[Path, Mapping[int, int]], class_names: Sequence[str] | None
+    values_of: Mapping[Path, Mapping[int, int]],
+    class_names: Sequence[str] | None,
+    tagged: Collection[Path] = (),
 ) -> MaskReading:
     """Decide once for all masks of a folder what their values mean.
 
@@ -103,6 +105,7 @@ def conclude_encoding(
         values_of: Pixels per stored value of every readable mask.
         class_names: The K foreground classes; None if nothing names them, then they are
             concluded from the ids.
+        tagged: Masks of images that have a tag, so that something ought to be in them.
 
     Returns:
         The decision; ``problems`` names every file with values that it does not explain.
@@ -125,7 +128,14 @@ def conclude_encoding(
         )  # fmt: skip
         return MaskReading("binary255", names, (), (note,))
     problems = _unexplained(values_of, len(names))
-    notes = () if problems else _mixed(values_of, names)
+    notes: tuple[Problem, ...] = ()
+    if not problems and len(names) == 1:
+        suspects = [path for path, values in values_of.items() if set(values) == {0, 255}]
+        lost = [path for path in suspects if path in tagged]
+        problems = _mixed(lost, " of tagged images", "store 1 for the object in all masks; leave "
+                          "out masks that only say what to ignore")  # fmt: skip
+        notes = () if lost else _mixed(suspects, "", "nothing to do if 255 means `ignore`; "
+                                       "otherwise store 1 instead of 255")  # fmt: skip
     return MaskReading("ids", names, problems, notes)
 
 
@@ -160,7 +170,7 @@ def _values_problem(
         "MASK-VALUES", str(path),
         f"values {listed}; {pixels} pixels cannot be class ids, the first at row {row}, "
         f"column {column}",
-        expected, _hint(set(values)),
+        expected, _hint(set(values), classes),
     )  # fmt: skip
 
 
@@ -173,7 +183,7 @@ def _first_position(path: Path, foreign: set[int]) -> tuple[int, int]:
     return int(row), int(column)
 
 
-def _hint(values: set[int]) -> str:
+def _hint(values: set[int], classes: int) -> str:
     inner = values - {0, 255}
     if inner <= _GREY_OF_PALETTE:
         return "this looks like a palette image converted to grey; use the original palette PNG"
@@ -182,6 +192,8 @@ def _hint(values: set[int]) -> str:
             "many grey values: a JPEG or an antialiased drawing; export the mask again as PNG "
             "without smoothing"
         )
+    if classes == 1:
+        return "there is one class: store 1 for the object, or 255 in all masks"
     return "name all classes in the order of their ids, or correct the mask"
 
 
@@ -193,17 +205,7 @@ def _ambiguous(values_of: Mapping[Path, Mapping[int, int]], classes: int) -> Pro
     )  # fmt: skip
 
 
-def _mixed(
-    values_of: Mapping[Path, Mapping[int, int]], names: tuple[str, ...]
-) -> tuple[Problem, ...]:
+def _mixed(masks: Sequence[Path], which: str, fix: str) -> tuple[Problem, ...]:
     """Some masks 0/1 and others 0/255: legal (255 = ignore) but more often two encodings."""
-    suspects = [path for path, values in values_of.items() if set(values) == {0, 255}]
-    if not suspects or len(names) != 1:
-        return ()
-    return (
-        Problem(
-            "MASK-MIXED", str(suspects[0]),
-            f"{len(suspects)} masks with 0 and 255 only, among others that use 1",
-            "one encoding", "nothing to do if 255 means `ignore`; otherwise store 1 instead of 255",
-        ),
-    )  # fmt: skip
+    found = f"{len(masks)} masks{which} with 0 and 255 only, among others that use 1"
+    return (Problem("MASK-MIXED", str(masks[0]), found, "one encoding", fix),) if masks else ()

@@ -43,11 +43,12 @@ def is_part(folder_name: str) -> bool:
 def is_negative(folder_name: str) -> bool:
     """Whether a folder of this name holds images without any tag.
 
-    >>> [is_negative(name) for name in ("Negative", "non-landslide", "normal", "clean")]
+    >>> [is_negative(name) for name in ("Negative", "non-landslide", "normal", "ohne")]
     [True, True, False, True]
     """
-    plain = r"negatives?|background|none|no|clean"
-    return re.fullmatch(rf"{plain}|(no|non|not)[ _-].*", folder_name.casefold()) is not None
+    plain = r"neg|negativ|negatives?|background|none|no|clean|ohne|without"
+    name = folder_name.casefold()
+    return re.fullmatch(rf"{plain}|(no|non|not|ohne|without)[ _-].*", name) is not None
 
 
 def role_in(key: str) -> tuple[Role, str]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -24,6 +24,9 @@ from fewmask.data.roles import is_negative, is_part, role_in, role_of
 from fewmask.data.tags_csv import read_tags
 from fewmask.errors import Problem, UsageError
 
+_OTHER_MASKS = {".npy", ".npz", ".mat", ".json", ".xml"}
+_TABLES = {".csv", ".tsv", ".xls", ".xlsx", ".ods"}
+
 
 @dataclass
 class Scan:
@@ -36,6 +39,7 @@ class Scan:
         mask_values: Pixels per stored value of each readable mask.
         masks: Mask files with the keys that :func:`role_in` gives them.
         left_out: Folders that are neither images, nor masks, nor classes.
+        unclear: Layout or tags are not understood: what would follow from them is not told.
     """
 
     folder: DataFolder
@@ -44,6 +48,7 @@ class Scan:
     mask_values: dict[Path, dict[int, int]] = field(default_factory=dict)
     masks: list[tuple[str, Path]] = field(default_factory=list)
     left_out: list[Path] = field(default_factory=list)
+    unclear: bool = False
 
     def report(self, code: str, where: object, found: str, expected: str, fix: str) -> None:
         """Add a problem."""
@@ -54,11 +59,16 @@ class Scan:
         self.problems += listing.problems
         if listing.skipped:
             names = ", ".join(shown(path.name) for path in listing.skipped[:3])
+            fix = "nothing to do: they are ignored"
+            for path in listing.skipped:
+                role = role_in(path.relative_to(self.folder.root).as_posix())[0]
+                if role == "masks" and path.suffix.lower() in _OTHER_MASKS:
+                    fix = "save masks as 8-bit PNG of class ids; these are ignored"
             self.notes.append(
                 Problem(
                     "FILE-SKIPPED", str(listing.skipped[0].parent),
                     f"{len(listing.skipped)} files that are no images by their name: {names}",
-                    "png, jpg, jpeg, tif or tiff", "nothing to do: they are ignored",
+                    "png, jpg, jpeg, tif or tiff", fix,
                 )
             )  # fmt: skip
         return listing.files
@@ -133,7 +143,11 @@ def scan_folder(
     scan.note_left_out()
     scan.mask_values, unreadable = read_values([s.mask_path for s in samples if s.mask_path])
     scan.problems += unreadable
-    reading = conclude_encoding(scan.mask_values, names)
+    if scan.unclear:
+        scan.folder = DataFolder(root, samples, names or (), layout, None)
+        return scan
+    tagged = {s.mask_path for s in samples if s.tags and s.mask_path}
+    reading = conclude_encoding(scan.mask_values, names, tagged)
     scan.problems += reading.problems
     scan.notes += reading.notes
     if require_tags:
@@ -191,6 +205,7 @@ def _list_samples(
             return "images", _untagged(root, files, pattern), None
         table = read_tags(table_path, files, folder)
         scan.problems += table.problems
+        scan.unclear = table.unclear
         return "tags.csv", _sorted(
             _sample(root, path, table.tags.get(key, ()), pattern, table.groups.get(key))
             for key, path in files.items()
@@ -218,12 +233,29 @@ def _list_samples(
             f"give one part, such as {root / parts[0]}; or sort all images by class, and say which "
             "is for what with --split-file",
         )  # fmt: skip
+        scan.unclear = True
+    elif len(classes) == 1:
+        only = next(path for path in folders if composed(path.name) in classes)
+        if below := _classes_below(only):
+            scan.report("FOLDER-NESTED", root, f"a data folder in it: {only.name} with {below}",
+                        "the folder that holds the classes", f"give {only}")  # fmt: skip
+            scan.unclear = True
+    if scan.unclear:
+        scan.masks.clear()  # their places mean nothing either
     samples = _sorted(
         _sample(root, path, () if is_negative(name) else (name,), pattern, None)
         for name, files in classes.items()
         for path in files.values()
     )
     return "folders", samples, tuple(name for name in classes if not is_negative(name))
+
+
+def _classes_below(folder: Path) -> str:
+    """What makes a data folder of what looks like a class folder; empty if nothing does."""
+    names = sorted(path.name for path in folder.iterdir() if path.is_dir())
+    signs = [name for name in names if is_negative(name)]
+    signs += ["tags.csv"] * (folder / "tags.csv").exists()
+    return shown(", ".join(signs))
 
 
 def _list_masks(folder: Path, root: Path, scan: Scan) -> None:
@@ -293,17 +325,26 @@ def _pair_masks(
             scan.report("MASK-TWICE", path, f"a second mask beside {masks[name]}",
                         "one mask per image", "remove one of them")  # fmt: skip
     mask_of: dict[str, Path] = {}
+    known: set[str] = set()
     claims: dict[str, list[str]] = defaultdict(list)
     for sample in samples:
         candidates = [role_in(_key(sample.image_path, root))[1]]
         if layout == "folders":
             stem = candidates[0].partition("/")[2]
             candidates += [*(f"{tag}/{stem}" for tag in sample.tags), stem]
+        known.update(candidates)
         if key := next((key for key in candidates if key in masks), None):
             mask_of[sample.id] = masks[key]
             claims[key].append(sample.id)
+    lone = [key for key in masks if not claims[key]]
+    ending = _common_ending(lone, known)
+    if ending:
+        scan.report("MASK-UNPAIRED", masks[lone[0]],
+                    f"{len(lone)} masks named like an image, with {ending!r} behind the name",
+                    "masks with the names of their images",
+                    f"remove {ending!r} from the masks' names")  # fmt: skip
     for key, path in masks.items():
-        if not claims[key]:
+        if not claims[key] and not ending:
             scan.report("MASK-UNPAIRED", path, "no image of this name", "one image per mask",
                         "rename the mask like its image, or remove it")  # fmt: skip
         elif len(claims[key]) > 1:
@@ -319,11 +360,26 @@ def _pair_masks(
     return tuple(replace(sample, mask_path=mask_of.get(sample.id)) for sample in samples)
 
 
+def _common_ending(lone: Sequence[str], known: Collection[str]) -> str:
+    """What all masks without an image have behind an image's name, such as ``_mask``; or empty."""
+    starts = [key for key in known if lone and lone[0].startswith(key)]
+    ending = lone[0][len(max(starts, key=len)) :] if starts else ""
+    fits = all(key.endswith(ending) and key.removesuffix(ending) in known for key in lone)
+    return ending if fits and ending[:1] in ("_", "-", ".", " ") else ""
+
+
 def _require_two_kinds(root: Path, layout: Layout, samples: tuple[Sample, ...], scan: Scan) -> None:
     """Tags teach nothing unless there are images with and images without them."""
     if samples and layout == "images":
-        scan.report("TAGS-MISSING", root, "images without tags", "tags of each image",
-                    "sort the images into positive/ and negative/, or add tags.csv")  # fmt: skip
+        fix = "sort the images into positive/ and negative/, or add tags.csv"
+        for path in sorted(root.iterdir(), reverse=True):
+            if path.suffix.lower() in _TABLES and path.name[0] != ".":
+                how = "rename it to tags.csv"
+                if path.suffix.lower() != ".csv":
+                    how = "export it to tags.csv as `CSV UTF-8`"
+                fix = f"if {shown(path.name)} holds the tags, {how}; otherwise {fix}"
+                break
+        scan.report("TAGS-MISSING", root, "images without tags", "tags of each image", fix)
     elif samples and len({frozenset(sample.tags) for sample in samples}) == 1:
         kind = ", ".join(samples[0].tags) or "no tag"
         scan.report("TAGS-ONE-KIND", root, f"the same tags on all images: {kind}",

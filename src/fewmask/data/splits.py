@@ -56,9 +56,13 @@ def cut_folds(samples: Sequence[Sample], *, folds: int, seed: int) -> list[int]:
         )
     possible = _most_folds(samples)
     if possible < folds:
+        number = len({sample.group for sample in samples})
+        fewer = f"--test-folds {possible} (--folds of a cross-validation), or " * (possible > 1)
         raise DataError.of(
-            "TOO-FEW", where="folds", found=f"enough samples or groups for {possible} folds",
-            expected=f"enough for {folds}", fix="ask for fewer folds, or add images",
+            "TOO-FEW", where="folds",
+            found=f"{len(samples)} images in {number} groups, enough for {possible} folds",
+            expected=f"enough for {folds}", fix=f"{fewer}add images, or divide them into more "
+            "groups (--group-pattern)" if number < len(samples) else f"{fewer}add images",
         )  # fmt: skip
     strata = [";".join(sorted(sample.tags)) for sample in samples]
     groups = [sample.group for sample in samples]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import StringIO
@@ -14,7 +15,10 @@ from fewmask.errors import Problem
 from fewmask.io.images import IMAGE_SUFFIXES
 
 FILE_COLUMNS = ("file", "image", "filename")
-_TRUTH = {"1": True, "true": True, "0": False, "false": False}
+_TRUTH = {
+    **dict.fromkeys(("1", "true", "yes"), True),
+    **dict.fromkeys(("0", "false", "no"), False),
+}
 
 
 @dataclass
@@ -32,6 +36,16 @@ class TagTable:
     groups: dict[str, str] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
     problems: list[Problem] = field(default_factory=list)
+
+    @property
+    def unclear(self) -> bool:
+        """Whether nobody can tell which tags there are, so that nothing follows from them."""
+        spellings = {name.casefold() for name in self.class_names}
+        return (
+            not self.class_names
+            or len(spellings) < len(self.class_names)
+            or any(problem.code == "TAGS-COLUMN" for problem in self.problems)
+        )
 
     def report(self, code: str, where: object, found: str, expected: str, fix: str) -> None:
         """Add a problem."""
@@ -61,6 +75,8 @@ def read_tags(path: Path, files: Mapping[str, Path], folder: Path) -> TagTable:
             )  # fmt: skip
         return table
     keys = _match_rows(path, rows, file_column, files, folder, table)
+    if rows and not keys:  # told for every row
+        return table
     others = [name for name in columns if name not in (file_column, "group")]
     if "tags" in others:
         _read_lists(path, rows, keys, others, table)
@@ -177,12 +193,19 @@ def _read_lists(
         if name != "tags":
             table.report(
                 "TAGS-COLUMN", path, f"the unknown column {name!r}",
-                "file, tags and group", "remove the column",
+                "file, tags and group", "keep the column in another table",
             )  # fmt: skip
     for number, key in keys.items():
         found = {tag.strip() for tag in re.split(r"[;,|]", rows[number]["tags"])} - {""}
         table.tags[key] = tuple(sorted(found))
     table.class_names = tuple(sorted(set().union(*table.tags.values())))
+    folded = Counter(name.casefold() for name in table.class_names)
+    for one in (key for key, number in folded.items() if number > 1):
+        spellings = ", ".join(name for name in table.class_names if name.casefold() == one)
+        table.report(
+            "TAGS-VALUE", path, f"tags that differ in case only: {spellings}",
+            "one spelling of each tag", "spell them alike",
+        )  # fmt: skip
 
 
 def _read_flags(
@@ -200,8 +223,11 @@ def _read_flags(
             names.append(name)
         else:
             table.report(
-                "TAGS-COLUMN", path, f"the unknown column {name!r}",
-                "file, group, and `tags` or columns of 0 and 1", "remove the column",
+                "TAGS-COLUMN", path,
+                f"the column {name!r} with {', '.join(map(repr, sorted(values)[:3])) or 'no row'}",
+                "file, group, and `tags` or columns of 0 and 1",
+                "write 1 where the tag applies and 0 elsewhere; keep what is no tag in another "
+                "table",
             )  # fmt: skip
     for number, key in keys.items():
         flags = {name: _TRUTH.get(rows[number][name].strip().lower()) for name in names}
@@ -209,7 +235,8 @@ def _read_flags(
             if flag is None:
                 table.report(
                     "TAGS-VALUE", f"{path}:{number}", f"{rows[number][name]!r} in {name!r}",
-                    "0 or 1", "write 1 where the tag applies and 0 elsewhere",
+                    "0 or 1 (no or yes, false or true)",
+                    "write 1 where the tag applies and 0 elsewhere",
                 )  # fmt: skip
         table.tags[key] = tuple(name for name, flag in flags.items() if flag)
     table.class_names = tuple(names)

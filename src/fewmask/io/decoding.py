@@ -171,6 +171,8 @@ def _require_sane_header(path: Path, image: ImageFile) -> None:
     if channels == 2 and image.mode not in ("LA", "PA"):  # Pillow would take the first in silence
         fix = "save the channel that is meant"
         refuse(path, "IMAGE-CHANNELS", "2 channels", "1, 3 or 4 channels", fix)
+    if channels == 4:  # Pillow would drop a band of another meaning, or take it for alpha
+        require_channels_and_depth(path, deep_tiff.read_facts(path))
     if isinstance(image, TiffImageFile) and image.tag_v2.get(_COMPRESSION, 1) == 1:
         needed = width * height * stored_bits(image) * channels // 8
         if needed > path.stat().st_size:  # a forged size must not claim memory
@@ -199,6 +201,13 @@ def require_channels_and_depth(path: Path, facts: deep_tiff.TiffFacts) -> None:
     if facts.channels not in (1, 3, 4):
         fix = "pick three bands and save them as RGB"
         refuse(path, "IMAGE-CHANNELS", f"{facts.channels} channels", "1, 3 or 4 channels", fix)
+    if not facts.declared:
+        refuse(
+            path, "IMAGE-BANDS", "a fourth band that is not declared as alpha"
+            if facts.channels == 4 else "three bands that are not declared as red, green and blue",
+            "RGB", "save three bands as RGB "
+            "(gdal_translate -b 1 -b 2 -b 3 -co PHOTOMETRIC=RGB old.tif new.tif)",
+        )  # fmt: skip
     if facts.dtype not in ("uint8", "uint16", "bool"):
         refuse_dtype(path, facts.dtype)
 

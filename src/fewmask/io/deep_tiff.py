@@ -8,9 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import tifffile
+from tifffile import EXTRASAMPLE, PHOTOMETRIC
 
 # Damaged files are reported by exceptions; tifffile's own log lines would only repeat them.
 logging.getLogger("tifffile").addHandler(logging.NullHandler())
+
+_ALPHA = ((EXTRASAMPLE.ASSOCALPHA,), (EXTRASAMPLE.UNASSALPHA,))
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,13 @@ class TiffFacts:
 
     Attributes:
         channels: Samples per pixel of the first page.
+        declared: Whether the tags, not only their number, make them grey, RGB(A) or CMYK.
         dtype: NumPy's name of a sample's type, or ``unknown``.
         pages: Full-size pictures; overviews (smaller copies) do not count.
     """
 
     channels: int
+    declared: bool
     dtype: str
     pages: int
 
@@ -34,7 +39,12 @@ def read_facts(path: Path) -> TiffFacts:
         first = tiff.pages.first
         pages = sum(1 for page in tiff.pages if not page.aspage().is_reduced)
         dtype = "unknown" if first.dtype is None else str(first.dtype)
-        return TiffFacts(first.samplesperpixel, dtype, pages)
+        channels, colours = first.samplesperpixel, first.photometric
+        declared = {
+            3: colours not in (PHOTOMETRIC.MINISBLACK, PHOTOMETRIC.MINISWHITE),
+            4: colours == PHOTOMETRIC.SEPARATED or first.extrasamples in _ALPHA,
+        }.get(channels, True)
+        return TiffFacts(channels, declared, dtype, pages)
 
 
 def read_first_page(path: Path) -> np.ndarray:

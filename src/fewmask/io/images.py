@@ -15,6 +15,7 @@ IMAGE-TOO-LARGE    more than ``MAX_PIXELS``; found in the header, nothing is dec
 IMAGE-PAGES        several pictures in one file
 IMAGE-ALPHA        transparent pixels
 IMAGE-CHANNELS     not 1, 3 or 4 channels
+IMAGE-BANDS        a TIFF whose bands are not declared as RGB, or RGB and alpha
 IMAGE-DTYPE        floats, signed or wider integers, or a colour space without a fixed RGB
 MASK-RGB           a coloured picture where class ids are expected
 MASK-DTYPE         not whole numbers

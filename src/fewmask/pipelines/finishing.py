@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from types import ModuleType
 from typing import Any
 
 from fewmask.report.assemble import write_report
+from fewmask.report.held_out import held_out_facts
 from fewmask.report.table import summary_rows
+from fewmask.report.verdict import verdict_of
 from fewmask.training.checkpoint import (
     remove_temporaries,
     save_weights,
@@ -33,7 +36,9 @@ def finish(works: Sequence[Workspace], module: ModuleType) -> None:
         "n": len(evaluation.ids),
         "metrics": rows[result]["metrics"] if result is not None else {},
         "gap_closed": rows[result]["gap_closed"] if result is not None else None,
+        "verdict": asdict(verdict_of(evaluation, rows)),
         "rows": rows,
+        **held_out_facts(works, evaluation),
         "checks": module.checks(works),
         "minutes": round(_total(works, "seconds", sum) / 60, 2),
         "peak_gb": _total(works, "peak_gb_so_far", max),

@@ -14,14 +14,15 @@ from fewmask.config import Settings, resolve
 from fewmask.data.check import TOLERATED, check_folder
 from fewmask.data.folder import DataFolder, open_folder, refuse
 from fewmask.data.splits import Split
-from fewmask.errors import Interrupted, UsageError
+from fewmask.errors import DataError, Interrupted, UsageError, shell_command
 from fewmask.metrics.confusion import check_class_names
 from fewmask.pipelines.finishing import finish
 from fewmask.report.tensorboard import require_tensorboard, write_events
 from fewmask.training.arithmetic import arithmetic
 from fewmask.training.device import choose_device
 from fewmask.training.progress import watched
-from fewmask.training.run_folder import RunFolder, Stage, refuse_inside
+from fewmask.training.run_folder import RunFolder, Stage
+from fewmask.training.run_places import refuse_inside
 from fewmask.training.signals import stop_on_signals
 from fewmask.training.stages import (
     input_files,
@@ -187,8 +188,13 @@ def recorded_settings(run: RunFolder) -> tuple[ModuleType, Settings]:
     return module, config
 
 
-def resume(path: Path) -> RunFolder:
+def resume(path: Path, moved_to: Path | None = None) -> RunFolder:
     """Go on with a run: finished stages are kept, the one under way continues where it was saved.
+
+    Args:
+        path: The run.
+        moved_to: Where its data folder is now; ``run.yaml`` is told, once the content has proved to
+            be what the finished stages were made from.
 
     Raises:
         CheckpointError: data or settings are not those that its finished stages were made from.
@@ -197,7 +203,18 @@ def resume(path: Path) -> RunFolder:
     run = RunFolder.open(path)
     module, config = recorded_settings(run)
     device = choose_device(config.device)
-    data = open_data(str(run.record["pipeline"]), Path(run.record["data"]), config)
+    root = moved_to or Path(run.record["data"])
+    if moved_to:
+        refuse_inside(run.path, moved_to, "RUN")
+    elif not root.is_dir():
+        raise DataError.of(
+            "FOLDER-MISSING",
+            where=root,
+            found="no such folder",
+            expected="the data of the run",
+            fix=f"`{shell_command('resume', path, '--data', 'FOLDER')}` if it was moved there",
+        )
+    data = open_data(str(run.record["pipeline"]), root, config)
     return _work_through(run, module, config, data, device, resumed=True)
 
 
@@ -276,11 +293,12 @@ def _work_through(
             if resumed:
                 for work in works:
                     refuse_changed(work, module.STAGES, selected)
+                run.set_data(data.root.resolve())
             with run.reporting():
+                threads = "1 thread" if config.threads == 1 else f"{config.threads} threads"
                 run.log(
                     f"{run.record['pipeline']} ({run.record['preset']}) on {device}, "
-                    f"{config.threads} threads: {len(data.samples)} images, "
-                    f"classes {', '.join(data.class_names)}"
+                    f"{threads}: {len(data.samples)} images of {', '.join(data.class_names)}"
                 )
                 for work in works:
                     run_stages(work, module.STAGES, selected)
@@ -291,6 +309,6 @@ def _work_through(
             where=run.path,
             found="a signal to stop",
             expected="finished stages and checkpoints kept, and they are",
-            fix=f"fewmask resume {run.path}",
+            fix=shell_command("resume", run.path),
         ) from None
     return run

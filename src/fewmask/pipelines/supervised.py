@@ -97,13 +97,22 @@ def evaluate(work: Workspace, stage: Stage) -> None:
     used = len(work.stages["segment"].read_json("masks_used.json"))
     asked = work.config.masks
     result = Candidate(
-        f"segmenter on {asked} true masks" if asked else FULL_SUPERVISION,
+        _title(work, used),
         "result",
         lambda _, image: predictor.mask(image),
         masks_used=used,
-        note=f"the training part has only {used}" if used < asked else "",
+        note=f"{asked} were asked for" if used < asked else "",
     )
     measure(work, stage, [*trivial_controls(len(work.class_names) + 1), result])
+
+
+def _title(work: Workspace, used: int) -> str:
+    """The row's name; of a cross-validation the same in every fold, whatever masks a fold has."""
+    asked = work.config.masks
+    there_are = sum(sample.mask_path is not None for sample in work.data.samples)
+    if not asked or (work.folder and asked >= there_are):
+        return FULL_SUPERVISION
+    return f"segmenter on {asked if work.folder else used} true masks"
 
 
 def export(work: Workspace, stage: Stage) -> None:

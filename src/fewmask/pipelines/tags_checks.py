@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
@@ -104,16 +105,33 @@ def _refuse_bad_tags(
         )
 
 
+LARGEST_TRIED = 512
+"""Side in px up to which a size is looked for at which a map can be taken."""
+
+
 def _refuse_bad_map(config: TagsConfig, classifier: nn.Module) -> None:
     side = config.cam_image_size or config.image_size
+    try:
+        _take_map(config, classifier, side)
+    except UsageError as error:
+        where, fix = "--cam-layer, --cam-method, --cam-image-size", ""
+        above = range(side // 32 * 32 + 32, LARGEST_TRIED + 1, 32)
+        for larger in () if config.cam_layer else above:
+            with suppress(UsageError):
+                _take_map(config, classifier, larger)
+                where = "--cam-image-size" if config.cam_image_size else "--image-size"
+                fix = f"a larger image: {where} {larger} (found by trying steps of 32)"
+                break
+        raise UsageError(
+            *(replace(problem, where=where, fix=fix or problem.fix) for problem in error.problems)
+        ) from None
+
+
+def _take_map(config: TagsConfig, classifier: nn.Module, side: int) -> None:
     side = max(1, round(side * min(config.cam_scales)))
     image = torch.rand(2, 3, side, side, generator=torch.Generator().manual_seed(0))
     method = "grad_cam" if config.cam_method == "score_cam" else config.cam_method
-    try:
-        layer = target_layer(classifier, config)
-        compute_cam(classifier, image, target_layer=layer, class_index=0, method=method)
-        if method == "cam":
-            require_pooled(classifier, image, layer)
-    except UsageError as error:
-        where = "--cam-layer, --cam-method, --cam-image-size"
-        raise UsageError(*(replace(problem, where=where) for problem in error.problems)) from None
+    layer = target_layer(classifier, config)
+    compute_cam(classifier, image, target_layer=layer, class_index=0, method=method)
+    if method == "cam":
+        require_pooled(classifier, image, layer)

@@ -5,16 +5,23 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
-import numpy as np
-
-from fewmask.data.folder import read_target
-from fewmask.errors import CheckpointError, UsageError
-from fewmask.io.images import read_image
-from fewmask.report.figures import curves_figure, strip_png
-from fewmask.report.html import Case, ReportData, Row, render_report, text_table
-from fewmask.report.table import comparison_text, headline_metrics, shown_metrics, table_rows
+from fewmask.errors import CheckpointError, UsageError, shell_command
+from fewmask.report.cases import draw_cases
+from fewmask.report.figures import curves_figure
+from fewmask.report.headings import heading
+from fewmask.report.held_out import accuracy_text, made_instead, parts_text
+from fewmask.report.html import ReportData, render_report, text_table
+from fewmask.report.table import (
+    comparison_text,
+    headline_metrics,
+    shown_metrics,
+    table_rows,
+    terminal_metrics,
+)
+from fewmask.report.verdict import NO_MASKS, Verdict
 from fewmask.training.checkpoint import write_atomically
 from fewmask.training.evaluation import Evaluation
 from fewmask.training.workspace import Workspace
@@ -63,13 +70,25 @@ def summary_table(run_path: Path) -> str:
         FewmaskError: see :func:`read_summary`.
     """
     summary = read_summary(run_path)
-    rows = table_rows(summary["rows"])
-    lines = [text_table(rows, shown_metrics(summary["class_names"], rows))]
+    names = summary["class_names"]
+    if not summary["metrics"] and not summary.get("n"):
+        return "\n".join([NO_MASKS, *(f"  {line}" for line in made_instead(summary))])
+    rows = table_rows(summary["rows"], names)
+    lines = [text_table(rows, terminal_metrics(names, rows), names)]
+    if "verdict" in summary:
+        lines.append(str(Verdict(**summary["verdict"])))
+    lines += compared_lines(summary)
+    return "\n".join([lines[0], *(fill(line, 118, subsequent_indent="    ") for line in lines[1:])])
+
+
+def compared_lines(summary: dict[str, Any]) -> list[str]:
+    """How the result stands against its controls, below a line that says how that was found."""
     for row in summary["rows"]:
         if row.get("compared"):
-            lines.append(f"{row['name']}, {row['compared'][0]['metric']}, {PAIRED}:")
-            lines += [f"  {comparison_text(found)}" for found in row["compared"]]
-    return "\n".join(lines)
+            texts = [f"  {comparison_text(found)}" for found in row["compared"]]
+            metric = heading(row["compared"][0]["metric"], summary["class_names"])
+            return [f"{row['name']}, {metric}, {PAIRED}:", *texts]
+    return []
 
 
 def write_report(
@@ -87,27 +106,34 @@ def write_report(
         The report's path.
     """
     run, config = works[0].run, works[0].config
-    rows = table_rows(summary["rows"])
+    accuracy = summary["tag_accuracy"]
+    rows = table_rows(summary["rows"], evaluation.class_names)
     records = [json.loads(line) for line in _lines(run.path / "metrics.jsonl")]
     labels = dict.fromkeys(record["stage"] for record in records)
     cases = draw_cases(works, evaluation, module)
     folder = run.path / "samples"
     folder.mkdir(exist_ok=True)
     for case in cases:
-        write_atomically(folder / f"{case.title}.png", case.png)
+        write_atomically(folder / f"{case.title.replace(' ', '-')}.png", case.png)
     data = ReportData(
         title=run.path.name,
         subtitle=f"fewmask {run.record['pipeline']}, preset {run.record['preset']}",
-        verdict=verdict(rows, evaluation),
+        verdict=Verdict(**summary["verdict"]),
+        compared=[line.strip() for line in compared_lines(summary)[1:]],
+        made=() if evaluation.ids else made_instead(summary),
         facts=[
-            ("test images", str(summary["n"])),
+            ("held-out images", f"{summary['held_out']:,}, scored: {summary['n']:,}"),
+            ("images: train / val / test", parts_text(summary["parts"], "images")),
+            ("masks: train / val / test", parts_text(summary["parts"], "masks")),
+            *([("tag accuracy, held out", accuracy_text(accuracy))] if accuracy else []),
             ("classes", ", ".join(evaluation.class_names)),
             ("folds measured", str(len(works))),
-            ("seed", f"{config.seed} (one seed: no claim without three)"),
+            ("seed", f"{config.seed}, one seed"),
             ("minutes", f"{summary['minutes']:.1f}"),
             ("peak memory", f"{summary['peak_gb']:.1f} GB"),
-            ("device", f"{run.record['device']}, {config.threads} threads"),
+            ("device", f"{run.record['device']}, threads: {config.threads}"),
         ],
+        class_names=evaluation.class_names,
         headline_metrics=shown_metrics(evaluation.class_names, rows),
         rows=rows,
         curves=[(label, curves_figure(records, label)) for label in labels],
@@ -117,8 +143,8 @@ def write_report(
         synthetic=bool(run.record.get("synthetic")),
         run_yaml=(run.path / "run.yaml").read_text(),
         next_commands=[
-            f"fewmask predict {run.path} IMAGES -o OUT",
-            f"fewmask evaluate {run.path} OTHER_DATA --json",
+            shell_command("predict", run.path, "IMAGES", "-o", "OUT"),
+            shell_command("evaluate", run.path, "OTHER_DATA", "--json"),
         ],
     )
     path = run.path / "report.html"
@@ -126,42 +152,25 @@ def write_report(
     return path
 
 
-def verdict(rows: Sequence[Row], evaluation: Evaluation) -> str:
-    """What the table says, in a sentence or two."""
-    main = headline_metrics(evaluation.class_names)[0]
-    result = next((row for row in rows if row.kind == "result"), None)
-    if not evaluation.ids or result is None:
-        return "Not measured: no test image has a true mask, or no stage that gives a result ran."
-    score = result.metrics.get(main)
-    if score is None:
-        return f"{main} is undefined on this test set."
-    controls = [(row.metrics[main], row) for row in rows
-                if row.kind == "control" and row.metrics.get(main) is not None]  # fmt: skip
-    if not controls:
-        return f"{main} = {score:.3f}; no control was measured."
-    best, row = max(controls, key=lambda pair: pair[0])
-    word = "beats" if score > best else "does not beat"
-    return f"{main} = {score:.3f} {word} the best control, “{row.name}” ({best:.3f})."
-
-
 def notes(works: Sequence[Workspace], evaluation: Evaluation, summary: dict[str, Any]) -> list[str]:
     """Remarks that belong beside the numbers."""
     work = works[0]
-    remarks = [
-        "All pixels of all test images are counted at the images' own sizes, images without the "
-        "object included. Intervals are 95 % bootstrap intervals over groups.",
-    ]
+    remarks = ["No test image has a true mask, so nothing is scored: look at the pictures."]
+    if evaluation.ids:
+        remarks = [
+            "One seed: another seed trains other networks, and a claim about the method takes at "
+            "least three.",
+            "All pixels of all test images are counted at the images' own sizes, images without "
+            "the object included. Intervals are 95 % bootstrap intervals over groups.",
+        ]
     if work.data.layout == "folders" and "translate" not in work.stages:
         remarks.append("There is no translation stage: the evidence is the CAM alone.")
-    if not evaluation.ids:
-        remarks.append("The data has no masks for its test images, so nothing could be measured.")
     if any(row.get("compared") for row in summary["rows"]):
         remarks.append(
-            f"Differences under the result ({headline_metrics(evaluation.class_names)[0]}) are "
+            f"Differences beside the verdict ({headline_metrics(evaluation.class_names)[0]}) are "
             f"{PAIRED}: both rows on the same test images, 95 % bootstrap interval, and a "
             "permutation test that exchanges the two rows on whole groups. The label-free control "
-            "is the best one on these very images. They speak of these trained networks; another "
-            "seed trains others, and a claim about the method needs at least three."
+            "is the best one on these very images. They speak of the networks of this run."
         )
     if len(works) > 1:
         remarks.append(
@@ -192,35 +201,6 @@ def sharpness_notes(class_names: Sequence[str], checks: dict[str, Any]) -> list[
             )
         lines.append(line + ".")
     return lines
-
-
-def draw_cases(works: Sequence[Workspace], evaluation: Evaluation, module: Any) -> list[Case]:
-    """Strips of the best, median and worst test image of the result."""
-    if evaluation.result is None or not evaluation.ids:
-        return []
-    scores = evaluation.image_scores(evaluation.result)
-    has_truth = evaluation.matrices[evaluation.result][:, 1:].sum((1, 2)) > 0
-    ranked = sorted((s, i) for i, s in enumerate(scores) if s is not None and has_truth[i])
-    if not ranked:
-        return []
-    chosen = {"best": ranked[-1], "median": ranked[len(ranked) // 2], "worst": ranked[0]}
-    cases = []
-    for title, (score, index) in chosen.items():
-        sample_id = evaluation.ids[index]
-        work = next(w for w in works if sample_id in w.parts["test"])
-        row = [s.id for s in work.data.samples].index(sample_id)
-        sample = work.data.samples[row]
-        image = read_image(sample.image_path)
-        predictor = module.predictor_of(work)
-        final = predictor.mask_of_probs(image, predictor.probs(image))
-        panels: list[tuple[str, np.ndarray]] = [("image", image)]
-        truth = read_target(sample, work.data)
-        if truth is not None:
-            panels.append(("truth", truth))
-        panels += module.panels(work, row, image.shape[:2])
-        panels.append(("final prediction", final))
-        cases.append(Case(title, sample_id, score, strip_png(panels)))
-    return cases
 
 
 def _lines(path: Path) -> list[str]:

@@ -130,7 +130,7 @@ def strip_png(panels: Sequence[tuple[str, NDArray]]) -> bytes:
             axes.imshow(
                 picture, interpolation="nearest" if enlarged else "antialiased", aspect="auto"
             )
-            axes.set_title(title, fontsize=9, loc="left", pad=6, color=_EITHER)
+            axes.set_title(title, fontsize=11, loc="left", pad=6, color=_EITHER)
             left += width + GAP_PX
         stream = io.BytesIO()
         figure.savefig(stream, format="png", metadata={"Software": None})

@@ -12,11 +12,18 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+from fewmask.report.figures import class_colour
+from fewmask.report.headings import LEGEND, heading, split_metric
+
+if TYPE_CHECKING:
+    from fewmask.report.verdict import Verdict
 
 Kind = Literal["result", "control", "reference", "oracle"]
 
 UNDEFINED = "–"
+TERMINAL_WIDTH = 120
 
 
 @dataclass(frozen=True)
@@ -47,15 +54,15 @@ class Case:
     """One image of the test set, drawn.
 
     Attributes:
-        title: Why it is shown: ``best``, ``median`` or ``worst``.
+        title: Why it is shown, for example ``best`` or ``worst false alarm``.
         sample_id: Which image it is.
-        score: Its score, None where undefined.
+        fact: A number in words, for example its IoU.
         png: The picture, a whole PNG file; see :func:`fewmask.report.figures.strip_png`.
     """
 
     title: str
     sample_id: str
-    score: float | None
+    fact: str
     png: bytes
 
 
@@ -66,11 +73,13 @@ class ReportData:
     Attributes:
         title: Name of the run.
         subtitle: Pipeline, preset and data in a line.
-        verdict: A sentence. The badge above it ("beats its controls" or not) is not told but
-            computed, see :func:`beats_controls`.
+        verdict: From :func:`fewmask.report.verdict.verdict_of`: the badge is computed, not told.
+        compared: Paired comparisons of the result, in words.
         facts: (key, value) pairs: images, seeds, minutes.
-        headline_metrics: Names of metrics, the columns of the table; the first decides the badge.
+        class_names: The classes; with several, their colours are explained.
+        headline_metrics: Names of metrics, the columns of the table.
         rows: The table.
+        made: What was made where nothing is scored; it takes the table's place.
         curves: (title, SVG) of the training curves.
         cases: Pictures of test images.
         bill: (what, labels, source): each label that was used, those of pretrained weights too.
@@ -82,10 +91,13 @@ class ReportData:
 
     title: str
     subtitle: str
-    verdict: str
+    verdict: Verdict
     facts: Sequence[tuple[str, str]]
+    class_names: Sequence[str]
     headline_metrics: Sequence[str]
     rows: Sequence[Row]
+    compared: Sequence[str] = ()
+    made: Sequence[str] = ()
     curves: Sequence[tuple[str, str]] = ()
     cases: Sequence[Case] = ()
     bill: Sequence[tuple[str, str, str]] = ()
@@ -93,21 +105,6 @@ class ReportData:
     synthetic: bool = False
     run_yaml: str = ""
     next_commands: Sequence[str] = ()
-
-
-def beats_controls(rows: Sequence[Row], metric: str) -> bool | None:
-    """Whether the best result is above every control in ``metric`` (higher is better).
-
-    References and oracles do not count. A control whose score is undefined cannot be beaten or
-    lost to and is left out.
-
-    Returns:
-        None if there is no defined result or no defined control.
-    """
-    scores = [(row.kind, _number(row, metric)) for row in rows]
-    results = [score for kind, score in scores if kind == "result" and score is not None]
-    controls = [score for kind, score in scores if kind == "control" and score is not None]
-    return max(results) > max(controls) if results and controls else None
 
 
 def render_report(data: ReportData) -> str:
@@ -121,38 +118,50 @@ def render_report(data: ReportData) -> str:
     first = data.headline_metrics[0] if data.headline_metrics else ""
     return environment.from_string(source).render(
         data=data,
-        beats=beats_controls(data.rows, first),
-        columns=[metric.rpartition(".") for metric in data.headline_metrics],
+        tint={"beats": "good", "does_not_beat": "bad"}.get(data.verdict.state, ""),
+        columns=[
+            (heading(metric, data.class_names), split_metric(metric)[0])
+            for metric in data.headline_metrics
+        ],
+        colours=[
+            (name, "rgb({}, {}, {})".format(*class_colour(i)))
+            for i, name in enumerate(data.class_names, start=1)
+        ],
+        legend=LEGEND,
         lines=[_line(row, data.headline_metrics) for row in data.rows],
         has_axis=_all_fractions(data.rows, first),
         curves=[(title, _data_uri("image/svg+xml", svg.encode())) for title, svg in data.curves],
         cases=[(case, _data_uri("image/png", case.png)) for case in data.cases],
-        show=format_metric,
     )
 
 
-def text_table(rows: Sequence[Row], headline_metrics: Sequence[str]) -> str:
-    """The table of results for a terminal.
+def text_table(
+    rows: Sequence[Row], headline_metrics: Sequence[str], class_names: Sequence[str] = ()
+) -> str:
+    """The table of results for a terminal, at most :data:`TERMINAL_WIDTH` characters wide.
 
     Text columns are flush left, numbers flush right; the result is marked by ``>``.
 
     >>> row = Row("CAM", "result", {"miou": 0.5}, "label_free", "tags")
-    >>> print(text_table([row], ["miou", "fwiou"]))
-      row  kind     miou  fwiou  threshold   labels
-    > CAM  result  0.500      –  label_free  tags
+    >>> print(text_table([row], ["miou", "precision.scar"]))
+      row  kind    with bg  precision  threshold   labels
+    > CAM  result    0.500          –  label-free  tags
     """
-    header = ["  row", "kind", *headline_metrics, "threshold", "labels"]
-    cells = [header]
+    names = [heading(metric, class_names, short=True) for metric in headline_metrics]
+    cells = [["  row", "kind", *names, "threshold", "labels"]]
     for row in rows:
         mark = "> " if row.kind == "result" else "  "
         numbers = [format_metric(row.metrics.get(metric)) for metric in headline_metrics]
-        cells.append([mark + row.name, row.kind, *numbers, row.threshold_choice, row.label_cost])
+        words = [row.threshold_choice.replace("_", "-"), row.label_cost]
+        cells.append([mark + row.name, row.kind, *numbers, *words])
     cells = [[_printable(cell) for cell in line] for line in cells]
+    cells = [[line[0], *(_shortened(cell, 14) for cell in line[1:])] for line in cells]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    widths[0] = min(widths[0], TERMINAL_WIDTH - sum(w + 2 for w in widths[1:]))
     numeric = range(2, 2 + len(headline_metrics))
     return "\n".join(
         "  ".join(
-            cell.rjust(width) if i in numeric else cell.ljust(width)
+            cell.rjust(width) if i in numeric else _shortened(cell, width).ljust(width)
             for i, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in cells
@@ -207,6 +216,10 @@ def _percent(value: float | None) -> float | None:
 
 def _data_uri(media_type: str, content: bytes) -> str:
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"
+
+
+def _shortened(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"
 
 
 def _printable(text: str) -> str:

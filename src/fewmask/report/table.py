@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,8 @@ from fewmask.training.evaluation import FULL_SUPERVISION, Evaluation
 
 KIND = {"evidence": "control"}
 """The raw evidence is a control of the table: a segmenter that does not beat it adds nothing."""
+
+NOTE = {"evidence": "raw evidence"}
 
 
 def headline_metrics(class_names: Sequence[str]) -> list[str]:
@@ -33,6 +36,17 @@ def shown_metrics(class_names: Sequence[str], rows: Sequence[Row]) -> list[str]:
     """:func:`headline_metrics`, and ``gap_closed`` where there is a reference to measure it by."""
     closed = any(row.metrics.get("gap_closed") is not None for row in rows)
     return [*headline_metrics(class_names), *(["gap_closed"] if closed else [])]
+
+
+def terminal_metrics(class_names: Sequence[str], rows: Sequence[Row]) -> list[str]:
+    """The few of :func:`shown_metrics` that fit a terminal."""
+    shown = shown_metrics(class_names, rows)
+    first = class_names[0]
+    wide = {"miou", f"iou.per_image.{first}", f"fpr_on_empty.{first}"}
+    kept = [metric for metric in shown if metric not in wide]
+    if len(class_names) == 1:
+        return kept
+    return [*kept[:4], *(metric for metric in kept[4:] if metric == "gap_closed")]
 
 
 def summary_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
@@ -122,8 +136,14 @@ def comparison_text(found: dict[str, Any]) -> str:
     return f"{words} against the {found['as']}, {found['with']}"
 
 
-def table_rows(rows: Sequence[dict[str, Any]]) -> list[Row]:
-    """The rows of ``metrics.json`` as they are printed."""
+def table_rows(rows: Sequence[dict[str, Any]], class_names: Sequence[str]) -> list[Row]:
+    """The rows of ``metrics.json`` as they are printed: the result, then the others by score."""
+    main = headline_metrics(class_names)[0]
+
+    def rank(row: dict[str, Any]) -> tuple[bool, float]:
+        score = row["metrics"].get(main)
+        return row["kind"] != "result", math.inf if score is None else -score
+
     return [
         Row(
             name=row["name"],
@@ -131,11 +151,9 @@ def table_rows(rows: Sequence[dict[str, Any]]) -> list[Row]:
             metrics={**row["metrics"], "gap_closed": row["gap_closed"]},
             threshold_choice=row["threshold_choice"],
             label_cost=_label_cost(row),
-            note="; ".join(
-                [*filter(None, [row["note"]]), *map(comparison_text, row.get("compared", ()))]
-            ),
+            note="; ".join(filter(None, [NOTE.get(row["kind"]), row["note"]])),
         )
-        for row in rows
+        for row in sorted(rows, key=rank)
     ]
 
 

@@ -14,7 +14,7 @@ from fewmask.metrics.confusion import confusion_matrix, summarise
 from fewmask.metrics.controls import all_background, centre_prior, otsu_of_grey
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import Stage
-from fewmask.training.workspace import Workspace, open_array
+from fewmask.training.workspace import Ledger, Workspace, open_array
 
 Kind = Literal["result", "evidence", "control", "reference", "oracle"]
 
@@ -88,7 +88,8 @@ def measured_rows(work: Workspace) -> list[int]:
 def measure(work: Workspace, stage: Stage, candidates: Sequence[Candidate]) -> None:
     """Measure every candidate on the test images that have a truth, at their own sizes.
 
-    Writes ``confusion.npy`` (candidates, images, C, C) int64 and ``evaluation.json``.
+    Writes ``confusion.npy`` (candidates, images, C, C) int64 and ``evaluation.json``. Without any
+    truth the share of foreground that the result marks on each test image is all there is.
     """
     rows = measured_rows(work)
     num_classes = len(work.class_names) + 1
@@ -111,14 +112,34 @@ def measure(work: Workspace, stage: Stage, candidates: Sequence[Candidate]) -> N
                 mask = candidate.mask_of(rows[i], image)
                 matrices[c, i] = confusion_matrix(target, mask, num_classes)
         matrices.flush()
+    shares = {} if rows else _foreground_shares(work, stage, candidates)
     samples = [work.data.samples[row] for row in rows]
     record = {
         "class_names": list(work.class_names),
         "ids": [sample.id for sample in samples],
         "groups": [sample.group for sample in samples],
         "candidates": [candidate.facts() for candidate in candidates],
+        "shares": shares,
     }
     stage.write_json("evaluation.json", record)
+
+
+def _foreground_shares(
+    work: Workspace, stage: Stage, candidates: Sequence[Candidate]
+) -> dict[str, float]:
+    """Share of each test image that the result marks, by id."""
+    results = [candidate for candidate in candidates if candidate.kind == "result"]
+    rows = work.rows("test") if results else []
+    shares = Ledger()
+    if rows:
+        loop = Loop(
+            stage, len(rows), seed=work.config.seed, state={"shares": shares}, unit="test image"
+        )
+        for i in loop:
+            sample = work.data.samples[rows[i]]
+            mask = results[0].mask_of(rows[i], read_image(sample.image_path))
+            shares[sample.id] = round(float((mask > 0).mean()), 6)
+    return dict(shares)
 
 
 @dataclass(frozen=True)
@@ -132,6 +153,7 @@ class Evaluation:
         candidates: Facts of each row of the table, see :func:`pooled_facts`.
         matrices: (candidates, images, C, C) int64.
         incomplete: Rows that some folds have and others lack; they cannot be pooled.
+        shares: Where no image has a truth: the share of each test image that the result marks.
     """
 
     class_names: list[str]
@@ -140,6 +162,7 @@ class Evaluation:
     candidates: list[dict[str, Any]]
     matrices: np.ndarray
     incomplete: tuple[str, ...] = ()
+    shares: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, stages: Sequence[Stage]) -> Evaluation:
@@ -166,6 +189,7 @@ class Evaluation:
             candidates=[pooled_facts([_facts(r, name) for r in counted]) for name in shared],
             matrices=np.concatenate(parts, axis=1) if parts else empty,
             incomplete=tuple(name for name in names if name not in shared),
+            shares={i: s for record in records for i, s in record.get("shares", {}).items()},
         )
 
     def metrics(self, index: int, *, bootstrap: int = 1000) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import numpy as np
 from fewmask.data.content import digest_of
 from fewmask.data.copies import Album, fingerprint
 from fewmask.data.transforms import resize_image
-from fewmask.errors import CheckpointError, LeakError
+from fewmask.errors import CheckpointError, LeakError, shell_command
 from fewmask.training.checkpoint import write_atomically
 from fewmask.training.run_folder import RunFolder
 
@@ -58,9 +58,9 @@ class KnownImages:
             raise CheckpointError.of(
                 "KNOWN-IMAGES-DAMAGED",
                 where=path if path.is_file() else run.path,
-                found=(str(error).splitlines() or [type(error).__name__])[0],
+                found=_in_words(error),
                 expected="the list of images that the run has written",
-                fix=f"restore it, or `fewmask resume {run.path}` where the run's data is",
+                fix=f"restore it, or `{shell_command('resume', run.path)}` where the run's data is",
             ) from None
         if known is None:
             raise LeakError.of(
@@ -69,7 +69,7 @@ class KnownImages:
                 found="no such file, and no stages `prepare` and `split` in its place",
                 expected="the images that the run has learned from, to refuse to measure on them",
                 fix="copy weights/ whole from the run's first place, or "
-                f"`fewmask resume {run.path}` where the run's data is",
+                f"`{shell_command('resume', run.path)}` where the run's data is",
             )
         return known
 
@@ -105,6 +105,10 @@ class KnownImages:
         np.savez(content, **arrays, side=np.array(self.side), fingerprints=self.fingerprints)
         write_atomically(folder / FILE, content.getbuffer())
 
+    def are_these(self, digests: Sequence[str]) -> bool:
+        """Whether images with these digests of pixels are all those of the run, and no others."""
+        return set(digests) == set(self._record_of)
+
     def learned(self, image: np.ndarray) -> str:
         """What of the training or validation part an image is, in words; empty if it is not."""
         record = self._record_of.get(digest_of(image))
@@ -117,3 +121,9 @@ class KnownImages:
                 record = self._learned[row]
                 return f"a copy of {record['id']} of the run's {record['part']} part, changed"
         return ""
+
+
+def _in_words(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"nothing called {error}"
+    return (str(error).splitlines() or [type(error).__name__])[0]

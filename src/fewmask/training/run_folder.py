@@ -18,6 +18,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shlex
 import shutil
 import sys
 import time
@@ -29,7 +30,8 @@ from typing import Any
 
 import yaml
 
-from fewmask.errors import DataError, FewmaskError, Interrupted, UsageError
+from fewmask import __version__
+from fewmask.errors import FewmaskError, Interrupted, UsageError, shell_command
 from fewmask.training.checkpoint import (
     disk_error,
     remove_temporaries,
@@ -40,7 +42,7 @@ from fewmask.training.checkpoint import (
 
 DONE = "DONE.json"
 SECONDS = "seconds.json"
-PACKAGES = ("fewmask", "torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy")
+PACKAGES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy")
 
 
 class RunFolder:
@@ -65,6 +67,7 @@ class RunFolder:
         """
         cls.require_free(path)
         versions = {name: _version(name) for name in PACKAGES}
+        versions["fewmask"] = __version__
         versions["python"] = platform.python_version()
         full = {**record, "versions": versions, "command": command_line(), "created": _now()}
         try:
@@ -79,19 +82,19 @@ class RunFolder:
         """Refuse a path that holds something.
 
         Raises:
-            UsageError: with the resume command if it is a run.
+            UsageError: if it is a run, with the command that goes on with it or shows it.
         """
         if not path.exists():
             return
         if path.is_dir() and all(child.name.startswith(".tmp-") for child in path.iterdir()):
             return  # empty, or left so by a run that was killed before it began
-        is_run = (path / "run.yaml").is_file()
+        found, way = "a folder that is not empty" if path.is_dir() else "a file", ""
+        if (path / "run.yaml").is_file():
+            found, way = "a run", f"`{shell_command('resume', path)}` to go on with it, or "
+            if (path / "weights" / "card.json").is_file():
+                found, way = "a finished run", f"`{shell_command('report', path)}` to see it, or "
         raise UsageError.of(
-            "RUN-EXISTS",
-            where=path,
-            found="a run" if is_run else "a folder or file that is not empty",
-            expected="a new name",
-            fix=(f"`fewmask resume {path}` to go on with it, or " if is_run else "") + "another -o",
+            "RUN-EXISTS", where=path, found=found, expected="a new name", fix=f"{way}another -o"
         )
 
     @classmethod
@@ -108,7 +111,7 @@ class RunFolder:
             raise UsageError.of(
                 "RUN-MISSING",
                 where=path,
-                found="no readable run.yaml",
+                found="a file" if path.is_file() else "no readable run.yaml",
                 expected="the folder of a run",
                 fix="`fewmask runs` lists those below ./runs",
             ) from None
@@ -131,7 +134,7 @@ class RunFolder:
                     where=self.path,
                     found=f"process {stream.read().strip() or '?'} at work on it",
                     expected="one process per run",
-                    fix="wait for it or stop it, then `fewmask resume`",
+                    fix=f"wait for it or stop it, then `{shell_command('resume', self.path)}`",
                 ) from None
             stream.truncate(0)
             stream.write(str(os.getpid()))
@@ -155,6 +158,13 @@ class RunFolder:
             raise
         self.set_status("finished")
 
+    def set_data(self, root: Path) -> None:
+        """Write to ``run.yaml`` where the data folder is now, if it was moved."""
+        if self.record.get("data") != str(root):
+            self.record["data"] = str(root)
+            content = yaml.safe_dump(self.record, sort_keys=False)
+            write_atomically(self.path / "run.yaml", content.encode())
+
     def set_status(self, state: str, **facts: Any) -> None:
         """Write ``status.json``."""
         status = {"state": state, "pid": os.getpid(), "time": _now(), **facts}
@@ -170,7 +180,7 @@ class RunFolder:
         return status if isinstance(status, dict) else {"state": "unknown"}
 
     def summary(self) -> dict[str, str]:
-        """One line of ``fewmask runs``: path, pipeline, preset, state and headline score."""
+        """One line of ``fewmask runs``: path, pipeline, preset, state, headline score, error."""
         score = ""
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             metrics = json.loads((self.path / "metrics.json").read_text())["metrics"]
@@ -178,7 +188,8 @@ class RunFolder:
             names.remove("iou.pooled.background")
             name = names[0] if len(names) == 1 else "miou_foreground"
             score = f"{name} {metrics[name]:.3f}"
-        state = str(self.status.get("state"))
+        status = self.status
+        state = str(status.get("state"))
         if state == "running" and not self.is_locked():
             state = "killed"
         return {
@@ -187,7 +198,12 @@ class RunFolder:
             "preset": str(self.record.get("preset")),
             "state": state,
             "score": score,
+            "error": str(status.get("error", "")) if state == "failed" else "",
         }
+
+    def is_finished(self) -> bool:
+        """Whether its last stage is done."""
+        return self.status.get("state") == "finished"
 
     def is_locked(self) -> bool:
         """Whether a process works on this run."""
@@ -357,34 +373,9 @@ class Stage:
         write_atomically(path, "".join(line + "\n" for line in kept).encode())
 
 
-def find_runs(root: Path) -> list[RunFolder]:
-    """All runs below ``root`` (two levels), newest first; folders that are none are passed over."""
-    runs = []
-    for path in {*root.glob("run.yaml"), *root.glob("*/run.yaml"), *root.glob("*/*/run.yaml")}:
-        with contextlib.suppress(UsageError):
-            runs.append(RunFolder.open(path.parent))
-    return sorted(runs, key=lambda run: str(run.record.get("created", "")), reverse=True)
-
-
 def command_line() -> str:
-    """The command as typed, without the folder of the program."""
-    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-def refuse_inside(folder: Path, data: Path, what: str = "-o") -> None:
-    """Keep user data read-only: an output folder must not lie in a data folder.
-
-    Raises:
-        DataError: it does.
-    """
-    if data.resolve() in (folder.resolve(), *folder.resolve().parents):
-        raise DataError.of(
-            "DATA-READ-ONLY",
-            where=f"{what} {folder}",
-            found=f"a place inside the data folder {data}",
-            expected="a folder elsewhere: user data is never written to",
-            fix=f"{what} runs/NAME",
-        )
+    """The command as typed, quoted for a shell, without the folder of the program."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
 
 
 def _version(name: str) -> str:

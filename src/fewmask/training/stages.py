@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from fewmask import __version__
 from fewmask.config import Settings
 from fewmask.errors import CheckpointError, ResourceError, UsageError
 from fewmask.training.checkpoint import sha256_file
@@ -206,10 +207,13 @@ def digest(value: Any) -> str:
 def refuse_changed(work: Workspace, specs: Sequence[StageSpec], selected: Sequence[str]) -> None:
     """Refuse to go on with a run whose finished stages were made from other data or settings.
 
+    Or by another version of fewmask, which makes its stages from something else.
+
     Raises:
         CheckpointError: names what has changed. A stage that is unfinished or damaged is no reason.
     """
     stages: list[str] = []
+    recorded = True
     changes: dict[str, None] = {}
     made_from = inputs_of_stages(work, specs, selected)
     for number, spec in enumerate(specs, start=1):
@@ -220,16 +224,30 @@ def refuse_changed(work: Workspace, specs: Sequence[StageSpec], selected: Sequen
         record = Stage(work.run, path, spec.name, inputs.key).done_record()
         if record and record["key"] != inputs.key:
             stages.append(spec.name)
+            recorded &= "made_from" in record
             if "made_from" in record:
                 changes.update(dict.fromkeys(changed(record["made_from"], inputs.facts)))
     if stages:
         raise CheckpointError.of(
             "RUN-CHANGED",
             where=work.run.path,
-            found="; ".join(changes) or "other data or settings; which, is not recorded",
+            found="; ".join([*changes, *_other_version(work, bool(changes), recorded)]),
             expected=f"what its finished stages ({', '.join(stages)}) were made from",
-            fix="restore it, or start a new run with another -o; nothing was touched",
+            fix="restore it, or start a new run with another -o; nothing was touched"
+            + (", and predict, evaluate and report still work" * work.run.is_finished()),
         )
+
+
+def _other_version(work: Workspace, changed: bool, recorded: bool) -> list[str]:
+    """What to suspect beside, or in place of, changes that are known by name."""
+    before = dict(work.run.record.get("versions") or {}).get("fewmask", __version__)
+    if before not in (__version__, "not installed"):
+        return [f"fewmask {__version__}, the run was made by fewmask {before}"]
+    if changed:
+        return []
+    if not recorded:
+        return ["other data or settings; which, is not recorded"]
+    return ["the same data and settings, so another state of fewmask's own code made the run"]
 
 
 def changed(
