@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1] / "src" / "fewmask"
 FILES = sorted(ROOT.rglob("*.py"))
 
 LAYERS = (
-    {"errors", "conventions", "randomness", "config", "torchvision_compat"},
+    {"errors", "shortages", "conventions", "randomness", "config", "torchvision_compat"},
     {"models", "losses", "attribution", "masks", "data", "io", "metrics"},
     {"training", "report"},
     {"pipelines"},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import json
 import sys
 from collections.abc import Callable
@@ -14,6 +13,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 
 from fewmask import __version__
 from fewmask.errors import FewmaskError, Interrupted, UsageError, shell_command
+from fewmask.shortages import resource_error
 
 Out = Annotated[Path, Parameter(name=["--out", "-o"])]
 NEW_MASKS = Path("new_masks")
@@ -289,18 +289,14 @@ def main(arguments: list[str] | None = None) -> NoReturn:
         print("stopped; no run was under way, and what was written so far is complete",
               file=sys.stderr)  # fmt: skip
         raise SystemExit(75) from None
-    except MemoryError:
-        _fail(_resources("more memory than there is"), as_json)
     except BrokenPipeError:
         sys.stderr.close()
         raise SystemExit(0) from None
-    except OSError as error:
-        _fail(_system_error(error), as_json)
     except Exception as error:
-        found = _shortage(error)
-        if not found:
+        shortage = resource_error(error)
+        if shortage is None:
             raise
-        _fail(_resources(found), as_json)
+        _fail(shortage, as_json)
     raise SystemExit(0)
 
 
@@ -314,56 +310,6 @@ def _fail(error: FewmaskError, as_json: bool) -> NoReturn:
         else:
             print(problem, file=sys.stderr)
     raise SystemExit(error.exit_code)
-
-
-SHORTAGES = (
-    "out of memory",  # CUDA
-    "can't allocate memory",  # torch on Linux
-    "insufficient memory",  # OpenCV
-    "exited unexpectedly",  # a loader process that the system has killed
-    "is killed by signal",
-)
-
-
-def _shortage(error: Exception) -> str:
-    """The line of an error's text that tells what the machine lacks; empty for other errors."""
-    lines = str(error).splitlines()
-    return next((line for line in lines if any(s in line.lower() for s in SHORTAGES)), "")
-
-
-MEMORY = (
-    "enough memory",
-    "a smaller --image-size or batch size, fewer --workers; finished stages are kept",
-)
-FULL = ("a disk with space left", "free some space; finished stages are kept")
-CLOSED = ("files that you may read, a folder that you may write to", "chmod, or another place")
-SYSTEM = {
-    errno.ENOMEM: MEMORY,
-    errno.ENOSPC: FULL,
-    errno.EDQUOT: FULL,
-    errno.EMFILE: ("fewer open files", "fewer --workers, or a higher limit (ulimit -n 4096)"),
-    errno.EROFS: CLOSED,
-    errno.EACCES: CLOSED,
-    errno.EPERM: CLOSED,
-}
-"""By the number of an error of the operating system: what is expected, and the fix."""
-
-
-def _system_error(error: OSError) -> FewmaskError:
-    """What the operating system refused, in its own words, with the file's name."""
-    found = error.strerror or (str(error).splitlines() or [type(error).__name__])[0]
-    default = "files that can be read and written", "see to that file or device, then try again"
-    return _resources(
-        found, error.filename or "this machine", *SYSTEM.get(error.errno or 0, default)
-    )
-
-
-def _resources(
-    found: str, where: object = "this machine", expected: str = MEMORY[0], fix: str = MEMORY[1]
-) -> FewmaskError:
-    from fewmask.errors import ResourceError
-
-    return ResourceError.of("RESOURCES", where=where, found=found, expected=expected, fix=fix)
 
 
 def _finished(path: Path) -> None:

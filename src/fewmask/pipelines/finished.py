@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from fewmask.data.folder import DataFolder
-from fewmask.errors import CheckpointError, UsageError
+from fewmask.errors import CheckpointError, UsageError, shell_command
 from fewmask.pipelines.running import folds_of_run, recorded_settings, stages_of_run
 from fewmask.training.checkpoint import load_weights, sha256_file
 from fewmask.training.run_folder import DONE, RunFolder, Stage
@@ -45,7 +45,7 @@ def restore_workspace(run: RunFolder, device: torch.device) -> tuple[Workspace, 
                 where=path / DONE,
                 found="no such file",
                 expected="a finished stage",
-                fix=f"fewmask resume {run.path}",
+                fix=shell_command("resume", run.path),
             )
         work.stages[spec.name] = Stage(run, path, spec.name, key="")  # its files are only read
     return work, module
@@ -65,7 +65,7 @@ def read_card(run: RunFolder) -> dict[str, Any]:
             where=run.path,
             found=f"state {run.status.get('state')!r}, no weights/card.json",
             expected="a finished run",
-            fix=f"fewmask resume {run.path}",
+            fix=shell_command("resume", run.path),
         )
     try:
         card = dict(json.loads(path.read_text()))
@@ -80,7 +80,7 @@ def read_card(run: RunFolder) -> dict[str, Any]:
         where=path,
         found=found,
         expected="the card that the run has written",
-        fix=f"restore the file, or `fewmask resume {run.path}` to write it again",
+        fix=f"restore the file, or `{shell_command('resume', run.path)}` to write it again",
     )
 
 
@@ -103,7 +103,7 @@ def predictor_of_run(run: RunFolder, device: torch.device) -> Any:
             where=weights,
             found="other bytes than card.json vouches for" if weights.is_file() else "no file",
             expected="the weights that the run has written",
-            fix=f"restore the file, or `fewmask resume {run.path}` to write it again",
+            fix=f"restore the file, or `{shell_command('resume', run.path)}` to write it again",
         )
     network = new_segmenter(config, len(card["class_names"]) + 1, pretrained=False)
     load_weights(weights, network)

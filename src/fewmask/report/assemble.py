@@ -43,7 +43,7 @@ def read_summary(run_path: Path) -> dict[str, Any]:
             where=run_path,
             found="no metrics.json",
             expected="a finished run",
-            fix=f"fewmask resume {run_path}",
+            fix=shell_command("resume", run_path),
         )
     try:
         summary = json.loads(path.read_text())
@@ -59,7 +59,7 @@ def read_summary(run_path: Path) -> dict[str, Any]:
         where=path,
         found=found,
         expected="the table that the run has written",
-        fix=f"restore the file, or `fewmask resume {run_path}` to write it again",
+        fix=f"restore the file, or `{shell_command('resume', run_path)}` to write it again",
     )
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from fewmask.errors import Interrupted, NumericalError, Problem
+from fewmask.errors import Interrupted, NumericalError, Problem, shell_command
 from fewmask.randomness import seed_all
 from fewmask.training.checkpoint import CheckpointStore, Stateful, disk_error
 from fewmask.training.progress import Progress
@@ -169,7 +169,7 @@ class Loop:
                 where=f"{self.stage.label} after {self.unit} {self.step} of {self.total_steps}",
                 found="a signal to stop",
                 expected="everything saved, and it is",
-                fix=f"fewmask resume {self.stage.run.path}",
+                fix=shell_command("resume", self.stage.run.path),
             )
 
     def _warn_of_other_threads(self, meta: Mapping[str, Any]) -> None:
