@@ -1,4 +1,4 @@
-"""The verdict is decided by the paired interval against the strongest control, and by it alone."""
+"""The verdict is decided by the paired interval against the strongest control of no more masks."""
 
 import numpy as np
 import pytest
@@ -9,11 +9,11 @@ from fewmask.training.evaluation import Candidate, Evaluation
 
 
 def verdict(rows, images=20, groups=None):
-    """Rows as (kind, correct pixels of 10 on each image: a number or a list)."""
-    candidates = [Candidate(f"row {i}", kind, lambda _, image: image).facts()
-                  for i, (kind, _) in enumerate(rows)]  # fmt: skip
+    """Rows as (kind, correct pixels of 10 on each image: a number or a list, masks used if any)."""
+    candidates = [Candidate(f"row {i}", kind, lambda _, image: image, masks_used=sum(masks)).facts()
+                  for i, (kind, _, *masks) in enumerate(rows)]  # fmt: skip
     matrices = np.zeros((len(rows), images, 2, 2), int)
-    for i, (_, correct) in enumerate(rows):
+    for i, (_, correct, *_) in enumerate(rows):
         hits = np.resize(np.asarray(correct, int), images)
         matrices[i, :, 0, 0], matrices[i, :, 1, 0], matrices[i, :, 1, 1] = 90, 10 - hits, hits
     ids = [str(i) for i in range(images)]
@@ -32,6 +32,10 @@ def verdict(rows, images=20, groups=None):
         ([("result", 6), ("control", 4), ("reference", 9), ("oracle", 9)], "beats"),
         ([("result", 0), ("control", 0)], "too_close"),
         ([("result", 6), ("reference", 4)], "not_compared"),
+        ([("result", 6), ("control", 4), ("control", 9, 10)], "beats"),
+        ([("result", 6, 10), ("control", 4), ("control", 9, 10)], "does_not_beat"),
+        ([("result", 6, 9), ("control", 4), ("control", 9, 10)], "beats"),
+        ([("result", 6), ("control", 4, 10)], "not_compared"),
         ([("control", 4)], "not_measured"),
     ],
 )
@@ -52,9 +56,20 @@ def test_fewer_than_ten_groups_are_too_few_to_tell_whatever_the_images(count):
 def test_verdict_tells_score_strongest_control_and_interval():
     found = verdict([("result", 6), ("control", 3), ("evidence", 4)])
     assert str(found) == (
-        "Beats its strongest control. IoU 0.600, strongest control “row 2” 0.400: difference "
-        "+0.200 [+0.200, +0.200] (20 test images or groups; one seed)."
+        "Beats its strongest control without masks. IoU 0.600, strongest control “row 2” 0.400: "
+        "difference +0.200 [+0.200, +0.200] (20 test images or groups; one seed)."
     )
+
+
+def test_a_control_that_needs_more_masks_is_told_beside_the_verdict():
+    found = verdict([("result", 6), ("control", 3), ("control", 8, 10), ("reference", 9, 99)])
+    assert found.headline == "Beats its strongest control without masks"
+    assert found.text.endswith("one seed). With more masks: “row 2” 0.800.")
+
+
+def test_a_result_that_used_masks_is_not_called_without_masks():
+    found = verdict([("result", 6, 10), ("control", 3)])
+    assert found.headline == "Beats its strongest control"
 
 
 def test_without_masks_nothing_is_scored():

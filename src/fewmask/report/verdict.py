@@ -1,4 +1,8 @@
-"""What the table says in one word: does the result stand above its strongest control?"""
+"""What the table says in one word: does the result stand above its strongest control?
+
+A control that needs more masks than the result is no rival but a price: it is told beside the
+verdict and does not decide it.
+"""
 
 from __future__ import annotations
 
@@ -19,9 +23,9 @@ ENOUGH_GROUPS = 10
 NO_MASKS = "No masks: nothing is scored."
 
 HEADLINES: dict[State, str] = {
-    "beats": "Beats its strongest control",
-    "does_not_beat": "Does not beat its strongest control",
-    "too_close": "Too close to tell from its strongest control",
+    "beats": "Beats {control}",
+    "does_not_beat": "Does not beat {control}",
+    "too_close": "Too close to tell from {control}",
     "too_few": "Too few test images to tell",
     "not_compared": "Not compared with a control",
     "not_measured": "Not measured",
@@ -35,24 +39,27 @@ class Verdict:
     Attributes:
         state: Decided by the paired interval, see :func:`state_of`.
         text: The numbers behind it, in a sentence.
+        control: What the result was judged against, in words.
     """
 
     state: State
     text: str
+    control: str = "its strongest control"
 
     @property
     def headline(self) -> str:
         """The state in words, the same in the report and on the terminal."""
-        return HEADLINES[self.state]
+        return HEADLINES[self.state].format(control=self.control)
 
     def __str__(self) -> str:
         return f"{self.headline}. {self.text}"
 
 
 def verdict_of(evaluation: Evaluation, rows: Sequence[dict[str, Any]]) -> Verdict:
-    """Compare the result with the strongest control or raw evidence of the table.
+    """Compare the result with the strongest control, or raw evidence, that needs no more masks.
 
-    References and oracles do not count; a control without a score is left out.
+    References and oracles do not count; a control without a score is left out. Controls that
+    need more masks than the result are told with their scores.
 
     Args:
         evaluation: Holds the confusion matrices.
@@ -68,14 +75,19 @@ def verdict_of(evaluation: Evaluation, rows: Sequence[dict[str, Any]]) -> Verdic
     if score is None:
         return Verdict("not_measured", "The score is undefined on these test images.")
     words = f"{heading(main, evaluation.class_names)} {score:.3f}"
-    controls = {
-        i: scores[i]
-        for i, row in enumerate(rows)
-        if row["kind"] in {"control", "evidence"} and scores[i] is not None
-    }
-    if not controls:
-        return Verdict("not_compared", f"{words}; no control was measured.")
-    best = max(controls, key=lambda i: controls[i])
+    masks = rows[result]["masks_used"]
+    rivals, dearer = {}, []
+    for i, row in enumerate(rows):
+        if row["kind"] not in {"control", "evidence"} or scores[i] is None:
+            continue
+        if row["masks_used"] <= masks:
+            rivals[i] = scores[i]
+        else:
+            dearer.append(f"“{row['name']}” {scores[i]:.3f}")
+    more = f" With more masks: {', '.join(dearer)}." if dearer else ""
+    if not rivals:
+        return Verdict("not_compared", f"{words}; no control without more masks has a score.{more}")
+    best = max(rivals, key=lambda i: rivals[i])
     found = compare_rows(
         evaluation.matrices[result], evaluation.matrices[best], groups=evaluation.groups
     )
@@ -86,7 +98,8 @@ def verdict_of(evaluation: Evaluation, rows: Sequence[dict[str, Any]]) -> Verdic
     state, count = state_of(found), found["n_groups"]
     few = f", fewer than {ENOUGH_GROUPS}" if state == "too_few" else ""
     many = "test images or groups" if count != 1 else "test image or group"
-    return Verdict(state, f"{words} ({count} {many}{few}; one seed).")
+    control = "its strongest control" + (" without masks" if not masks else "")
+    return Verdict(state, f"{words} ({count} {many}{few}; one seed).{more}", control)
 
 
 def state_of(found: Comparison) -> State:
