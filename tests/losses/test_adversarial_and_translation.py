@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -24,16 +26,61 @@ class TestAdversarial:
         many = FAKE.repeat(1, 5)
         assert adv.lsgan_discriminator_loss(REAL, many) == adv.lsgan_discriminator_loss(REAL, FAKE)
 
+    def test_cross_entropy_by_hand(self):
+        def sigmoid(x):
+            return 1 / (1 + math.exp(-x))
+
+        generator = -(math.log(sigmoid(0.5)) + math.log(sigmoid(0.0))) / 2
+        judge = -(math.log(sigmoid(2.0)) + math.log(sigmoid(-1.0))) / 2
+        judge -= (math.log(1 - sigmoid(0.5)) + math.log(1 - sigmoid(0.0))) / 2
+        assert adv.log_generator_loss(FAKE).item() == pytest.approx(generator)
+        assert adv.log_discriminator_loss(REAL, FAKE).item() == pytest.approx(judge)
+
+    def test_cross_entropy_of_a_sure_judge_still_teaches_the_generator(self):
+        fake = torch.tensor([-50.0], requires_grad=True)
+        adv.log_generator_loss(fake).backward()
+        assert fake.grad.item() == pytest.approx(-1.0)
+
     def test_gradcheck(self):
         real, fake = REAL.clone().requires_grad_(), FAKE.clone().requires_grad_()
         assert torch.autograd.gradcheck(adv.lsgan_discriminator_loss, (real, fake))
         assert torch.autograd.gradcheck(adv.lsgan_generator_loss, (fake,))
+        assert torch.autograd.gradcheck(adv.log_discriminator_loss, (real, fake))
+        assert torch.autograd.gradcheck(adv.log_generator_loss, (fake,))
 
 
 class TestTranslation:
-    @pytest.mark.parametrize("loss", [tr.cycle_loss, tr.identity_loss])
+    @pytest.mark.parametrize("loss", [tr.cycle_loss, tr.identity_loss, tr.reconstruction_loss])
     def test_mean_absolute_difference(self, loss):
         assert loss(torch.tensor([1.0, -1.0]), torch.tensor([0.5, 1.0])).item() == 1.25
+
+    def test_latent_kl_is_that_of_torch_s_normal_distributions(self):
+        mean = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+        normal = torch.distributions.Normal
+        kl = torch.distributions.kl_divergence(normal(mean, 1.0), normal(torch.zeros(()), 1.0))
+        assert tr.latent_kl_loss(mean).item() == pytest.approx(kl.mean().item(), rel=1e-12)
+
+    def test_perceptual_loss_equals_the_loop(self):
+        x, y = torch.randn(2, 2, 3, 2, 4, dtype=torch.float64)
+        plain = [(p - q) ** 2 for p, q in zip(x.flatten().tolist(), y.flatten().tolist())]  # noqa: B905
+        assert tr.perceptual_loss(x, y, normalise=False).item() == pytest.approx(sum(plain) / 48)
+        terms = []
+        for n in range(2):
+            for c in range(3):
+                both = []
+                for features in (x, y):
+                    values = features[n, c].flatten().tolist()
+                    mean = sum(values) / 8
+                    variance = sum((v - mean) ** 2 for v in values) / 8
+                    both.append([(v - mean) / math.sqrt(variance + 1e-5) for v in values])
+                terms += [(p - q) ** 2 for p, q in zip(*both, strict=True)]
+        assert tr.perceptual_loss(x, y).item() == pytest.approx(sum(terms) / len(terms))
+
+    def test_perceptual_loss_does_not_mind_brightness_and_contrast_of_a_channel(self):
+        x = torch.rand(1, 3, 4, 4, dtype=torch.float64)
+        dark = x * torch.tensor([0.2, 0.5, 3.0]).view(3, 1, 1) - 0.4
+        assert tr.perceptual_loss(x, dark).item() < 0.01
+        assert tr.perceptual_loss(x, dark, normalise=False).item() > 0.1
 
     def test_sparsity_is_the_mean(self):
         attention = torch.tensor([[[[0.0, 0.5], [0.5, 1.0]]]])

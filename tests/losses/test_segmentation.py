@@ -9,9 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewmask.errors import UsageError
-from fewmask.losses.segmentation import cross_entropy, dice_loss, generalised_cross_entropy
+from fewmask.losses.segmentation import (
+    combined_loss,
+    cross_entropy,
+    dice_loss,
+    focal_loss,
+    generalised_cross_entropy,
+)
 
-LOSSES = [cross_entropy, dice_loss, generalised_cross_entropy]
+LOSSES = [cross_entropy, dice_loss, generalised_cross_entropy, focal_loss, combined_loss]
 
 
 def batch(seed, n=2, c=3, h=3, w=4, ignored=0.3):
@@ -70,6 +76,38 @@ def test_generalised_cross_entropy_equals_the_loop(seed, q):
     expected = sum((1 - p[t] ** q) / q for p, t, _ in pixels) / len(pixels)
     found = generalised_cross_entropy(logits, target, q=q).item()
     assert found == pytest.approx(expected, rel=1e-10)
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 10**6), gamma=st.sampled_from([0.0, 0.5, 2.0, 5.0]))
+def test_focal_loss_equals_the_loop(seed, gamma):
+    logits, target = batch(seed)
+    alpha = torch.tensor(np.random.default_rng(seed).random(3))
+    pixels = list(valid_pixels(logits, target))
+    terms = [-((1 - p[t]) ** gamma) * math.log(p[t]) for p, t, _ in pixels]
+    weighted = [alpha[t].item() * term for term, (_, t, _) in zip(terms, pixels, strict=True)]
+    found = focal_loss(logits, target, gamma).item()
+    assert found == pytest.approx(sum(terms) / len(pixels), rel=1e-9, abs=1e-14)
+    found = focal_loss(logits, target, gamma, alpha).item()
+    assert found == pytest.approx(sum(weighted) / len(pixels), rel=1e-9, abs=1e-14)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 10**6), balance=st.floats(0, 1))
+def test_combined_loss_is_the_weighted_sum(seed, balance):
+    logits, target = batch(seed)
+    pixels = list(valid_pixels(logits, target))
+    expected = sum(
+        balance * -math.log(p[t]) + (1 - balance) * (1 - p[t]) ** 2 * -math.log(p[t])
+        for p, t, _ in pixels
+    ) / len(pixels)
+    assert combined_loss(logits, target, balance).item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_focal_loss_of_a_sure_pixel_has_finite_gradients():
+    logits = torch.tensor([[40.0, -40.0]]).view(1, 2, 1, 1).requires_grad_()
+    focal_loss(logits, torch.tensor([[[0]]]), 0.5).backward()
+    assert logits.grad.isfinite().all()
 
 
 class TestByHand:

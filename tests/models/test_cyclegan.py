@@ -2,12 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from fewmask.models.blocks import count_parameters
+from fewmask.models.blocks import ResidualBlock, count_parameters
 from fewmask.models.cyclegan import (
     AttentionGenerator,
     Discriminator,
     Generator,
-    ResidualBlock,
     Translation,
     translate,
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional
 
 
 def lsgan_generator_loss(logits_fake: Tensor) -> Tensor:
@@ -34,3 +35,35 @@ def lsgan_discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor
     2.5
     """
     return 0.5 * ((logits_real - 1).square().mean() + logits_fake.square().mean())
+
+
+def log_generator_loss(logits_fake: Tensor) -> Tensor:
+    """Cross-entropy, generator: mean −log σ(D(fake)).
+
+    Args:
+        logits_fake: Any shape, float; the judge on generated images, with their graph.
+
+    Source: Goodfellow et al. 2014, section 3: the form whose gradient does not vanish while the
+        judge is sure, instead of log(1 − σ(D(fake))) of their eq. 1.
+
+    >>> import torch
+    >>> round(log_generator_loss(torch.tensor([0.0])).item(), 4)
+    0.6931
+    """
+    return functional.softplus(-logits_fake).mean()
+
+
+def log_discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
+    """Cross-entropy, judge: −(mean log σ(D(real)) + mean log(1 − σ(D(fake)))).
+
+    Args:
+        logits_real: Any shape, float; the judge on real images.
+        logits_fake: Any shape, float; the judge on detached generated images.
+
+    Source: Goodfellow et al. 2014, eq. 1, negated; UNIT (Liu et al. 2017), eq. 6 and 7.
+
+    >>> import torch
+    >>> round(log_discriminator_loss(torch.tensor([0.0]), torch.tensor([0.0])).item(), 4)
+    1.3863
+    """
+    return functional.softplus(-logits_real).mean() + functional.softplus(logits_fake).mean()

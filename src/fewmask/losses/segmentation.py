@@ -72,6 +72,59 @@ def dice_loss(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX) 
     return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
 
 
+def focal_loss(
+    logits: Tensor,
+    target: Tensor,
+    gamma: float = 2.0,
+    alpha: Tensor | None = None,
+    ignore_index: int = IGNORE_INDEX,
+) -> Tensor:
+    """Σ −α_t · (1 − p_t)^γ · log p_t / number of valid pixels; p_t is the target's probability.
+
+    Pixels that are right already teach little. At γ = 0 and without α it is cross-entropy.
+
+    Args:
+        logits: (N, C, H, W) float.
+        target: (N, H, W) int64, 0 … C − 1 or ``ignore_index``.
+        gamma: How much easy pixels are turned down, 0 or more.
+        alpha: (C,) float, factor per class; None = 1 for all. It does not enter the denominator.
+        ignore_index: Target of the pixels that do not count.
+
+    Source: Lin et al. 2017, "Focal Loss for Dense Object Detection", eq. 5.
+    Differs: Softmax instead of one sigmoid per class; divided by the pixels, not by the anchors.
+    """
+    log_p = -functional.cross_entropy(logits, target, ignore_index=ignore_index, reduction="none")
+    # (N, H, W) of 1 − p; the floor keeps the gradient finite where p rounds to 1 and γ < 1
+    missing = -torch.expm1(log_p).clamp(max=-1e-12)
+    loss = -(missing**gamma) * log_p
+    if alpha is not None:
+        loss = loss * alpha[target.where(target != ignore_index, 0)]
+    return loss.sum() / _valid_pixels(target, ignore_index)
+
+
+def combined_loss(
+    logits: Tensor,
+    target: Tensor,
+    balance: float = 0.5,
+    gamma: float = 2.0,
+    ignore_index: int = IGNORE_INDEX,
+) -> Tensor:
+    """Cross-entropy and focal loss together: a · cross-entropy + (1 − a) · focal.
+
+    Args:
+        logits: (N, C, H, W) float.
+        target: (N, H, W) int64, 0 … C − 1 or ``ignore_index``.
+        balance: a, in [0, 1]; 0.5 is published.
+        gamma: Of the focal loss.
+        ignore_index: Target of the pixels that do not count.
+
+    Source: the combined loss of the adapt pipeline.
+    """
+    pixel = cross_entropy(logits, target, ignore_index)
+    balanced = focal_loss(logits, target, gamma, ignore_index=ignore_index)
+    return balance * pixel + (1 - balance) * balanced
+
+
 def generalised_cross_entropy(
     logits: Tensor, target: Tensor, q: float = 0.7, ignore_index: int = IGNORE_INDEX
 ) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from torch import Tensor
+from torch.nn import functional
 
 
 def cycle_loss(rec: Tensor, real: Tensor) -> Tensor:
@@ -27,6 +28,53 @@ def identity_loss(idt: Tensor, real: Tensor) -> Tensor:
     Source: Zhu et al. 2017, section 5.2.
     """
     return (idt - real).abs().mean()
+
+
+def reconstruction_loss(rec: Tensor, real: Tensor) -> Tensor:
+    """Mean |rec − real| over all values: an image encoded and decoded in its own domain must stay.
+
+    Minus the log-likelihood of a Laplace distribution around ``rec``, up to scale and constant.
+
+    Args:
+        rec: (N, 3, H, W) float in [-1, 1].
+        real: The image it was made from, same shape and range.
+
+    Source: UNIT (Liu et al. 2017), the second terms of eq. 4, 5, 8 and 9.
+    """
+    return (rec - real).abs().mean()
+
+
+def latent_kl_loss(latent_mean: Tensor) -> Tensor:
+    """KL(N(μ, I) ‖ N(0, I)) for each latent value, their mean: ½ · mean μ².
+
+    Args:
+        latent_mean: Any shape, float: an encoder's μ.
+
+    Source: UNIT (Liu et al. 2017), the first terms of eq. 4, 5, 8 and 9.
+    Differs: The mean over the latent values instead of their sum, as the reconstruction is a mean
+        over pixels; so the weights do not depend on the image's size.
+
+    >>> import torch
+    >>> latent_kl_loss(torch.tensor([1.0, 3.0])).item()
+    2.5
+    """
+    return 0.5 * latent_mean.square().mean()
+
+
+def perceptual_loss(features: Tensor, other: Tensor, *, normalise: bool = True) -> Tensor:
+    """Mean squared difference of two images' features.
+
+    Args:
+        features: (N, C, H, W) float, of a network that is not trained.
+        other: Of the other image, same shape.
+        normalise: Take mean and deviation out of each channel of each image first, so that only
+            where things are counts, and not how bright or coloured the whole image is.
+
+    Source: Johnson et al. 2016, eq. 2; normalised as in Huang et al. 2018 (MUNIT), section 5.1.
+    """
+    if normalise:
+        features, other = functional.instance_norm(features), functional.instance_norm(other)
+    return (features - other).square().mean()
 
 
 def attention_area_loss(attention: Tensor, target_area: float = 0.0) -> Tensor:

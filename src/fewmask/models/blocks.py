@@ -58,18 +58,47 @@ class Padded(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Image (N, C, H, W) float -> (N, out, H, W)."""
-        height, width = image.shape[-2:]
-        add_y, add_x = -height % self.multiple, -width % self.multiple
-        top, left = add_y // 2, add_x // 2
-        if add_y or add_x:
-            fits = max(add_y - top, top) < height and max(add_x - left, left) < width
-            image = functional.pad(
-                image,
-                (left, add_x - left, top, add_y - top),
-                mode="reflect" if fits else "replicate",  # a reflection is shorter than its image
-            )
-        output = self.network(image)
-        return output[..., top : top + height, left : left + width]
+        return crop_like(self.network(pad_to_multiple(image, self.multiple)), image)
+
+
+def pad_to_multiple(image: Tensor, multiple: int) -> Tensor:
+    """Pad an image (N, C, H, W) on all sides, by reflection, to multiples of ``multiple``."""
+    height, width = image.shape[-2:]
+    add_y, add_x = -height % multiple, -width % multiple
+    if not (add_y or add_x):
+        return image
+    top, left = add_y // 2, add_x // 2
+    fits = add_y - top < height and add_x - left < width
+    return functional.pad(
+        image,
+        (left, add_x - left, top, add_y - top),
+        mode="reflect" if fits else "replicate",  # a reflection is shorter than its image
+    )
+
+
+def crop_like(padded: Tensor, image: Tensor) -> Tensor:
+    """Cut what :func:`pad_to_multiple` has added to ``image`` off an output of the padded size."""
+    height, width = image.shape[-2:]
+    top, left = (padded.shape[-2] - height) // 2, (padded.shape[-1] - width) // 2
+    return padded[..., top : top + height, left : left + width]
+
+
+class ResidualBlock(nn.Module):
+    """x + two 3x3 convolutions, each instance-normalised, with a ReLU between them."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.InstanceNorm2d(width),
+            nn.ReLU(inplace=True),
+            nn.Conv2d(width, width, 3, padding=1),
+            nn.InstanceNorm2d(width),
+        )
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features (N, width, H, W) -> the same shape; H * W > 1."""
+        return features + self.body(features)
 
 
 def freeze(*modules: nn.Module) -> None:

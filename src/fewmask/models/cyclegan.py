@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from fewmask.models.blocks import Padded, init_gan_weights
+from fewmask.models.blocks import Padded, ResidualBlock, init_gan_weights
 
 GENERATOR_STRIDE_PX = 4
 
@@ -26,24 +26,6 @@ class Translation(NamedTuple):
 
     image: Tensor
     attention: Tensor
-
-
-class ResidualBlock(nn.Module):
-    """x + two 3x3 convolutions, each instance-normalised, with a ReLU between them."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.body = nn.Sequential(
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.InstanceNorm2d(width),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(width, width, 3, padding=1),
-            nn.InstanceNorm2d(width),
-        )
-
-    def forward(self, features: Tensor) -> Tensor:
-        """Features (N, width, H, W) -> the same shape; H * W > 1."""
-        return features + self.body(features)
 
 
 class Generator(nn.Module):

@@ -1,0 +1,113 @@
+"""Features of a pretrained network that is never trained: to compare images, or whole sets."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from fewmask import torchvision_compat
+from fewmask.models.blocks import Normalised, freeze
+from fewmask.models.classifier import check_encoder, fetch_vgg16, timm_classifier
+from fewmask.models.weights import (
+    load_encoder,
+    load_packaged_encoder,
+    load_weights_file,
+)
+
+VGG16_RELU5_3 = 30
+"""Layers of torchvision's ``vgg16.features`` up to and including relu5_3."""
+
+
+class Frozen(nn.Module):
+    """A network that stays as it is: no gradient for its parameters, always in eval mode.
+
+    Gradients still reach its input.
+    """
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        freeze(network)
+        self.train(mode=False)
+
+    def train(self, mode: bool = True) -> Frozen:  # noqa: ARG002 - whatever is asked
+        """Stay in eval mode."""
+        return super().train(False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """What the network returns."""
+        return self.network(image)
+
+
+def content_features(encoder: str, weights: str) -> Frozen:
+    """Feature maps that say what is where: relu5_3 of VGG16, or a timm network at stride 16.
+
+    Args:
+        encoder: ``vgg16``, as published, or timm's name of a network.
+        weights: ``packaged``, ``imagenet``, ``none``, or the path of a file; see
+            :func:`fewmask.models.classifier.check_encoder`.
+
+    Raises:
+        FewmaskError: there is no such network, or not with these weights.
+
+    Shapes:
+        image (N, 3, H, W) float in [0, 1], sides of 32 px or more -> (N, C, h, w): 1/16 of the
+        sides, rounded.
+
+    Source: Johnson et al. 2016, section 3.2; the layer of Huang et al. 2018 (MUNIT), section 5.1.
+    """
+    check_encoder(encoder, weights)
+    torchvision_compat.ensure()
+    if encoder == "vgg16":
+        from torchvision.models import vgg16
+
+        network: Any = vgg16(weights=None)
+        _load(network, weights)
+        return Frozen(Normalised(network.features[:VGG16_RELU5_3]))
+    import timm
+
+    network = timm.create_model(encoder, pretrained=False, features_only=True, out_indices=(3,))
+    config: Any = network.default_cfg
+    _load(network, weights)
+    return Frozen(Normalised(_First(network), config["mean"], config["std"]))
+
+
+def pooled_features(encoder: str, weights: str) -> Frozen:
+    """One vector an image: what a classifier of timm hands to its last layer.
+
+    Args:
+        encoder: timm's name of a network.
+        weights: ``packaged``, ``none``, or the path of a file.
+
+    Raises:
+        FewmaskError: there is no such network, or not with these weights.
+
+    Shapes:
+        image (N, 3, H, W) float in [0, 1] -> (N, D), D = 1280 for EfficientNet-Lite0.
+    """
+    check_encoder(encoder, weights)
+    file = None if weights in {"packaged", "none"} else Path(weights)
+    classifier = timm_classifier(encoder, 1, file)
+    if weights == "packaged":
+        load_packaged_encoder(classifier.network)
+    classifier.network.reset_classifier(0)  # type: ignore[operator]
+    return Frozen(classifier)
+
+
+class _First(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.network(image)[0]
+
+
+def _load(network: nn.Module, weights: str) -> None:
+    if weights == "packaged":
+        load_packaged_encoder(network)
+    elif weights != "none":
+        state = fetch_vgg16() if weights == "imagenet" else load_weights_file(Path(weights))
+        load_encoder(network, state, where=weights)
