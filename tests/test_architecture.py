@@ -16,7 +16,17 @@ LAYERS = (
     {"models", "losses", "attribution", "masks", "data", "io", "metrics"},
     {"training", "report"},
     {"pipelines"},
-    {"predict", "api", "cli", "cli_pipelines", "demo", "doctor", "__main__"},
+    {
+        "predict",
+        "selection",
+        "api",
+        "cli",
+        "cli_pipelines",
+        "cli_select",
+        "demo",
+        "doctor",
+        "__main__",
+    },
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 ACROSS = {

@@ -32,6 +32,8 @@ app.command("fewmask.cli_pipelines:tags", name="tags", group=MAKE,
             help="Image-level tags in; masks, a segmenter and a report out.")  # fmt: skip
 app.command("fewmask.cli_pipelines:train", name="train", group=MAKE,
             help="A plain supervised segmenter from images and masks.")  # fmt: skip
+app.command("fewmask.cli_select:select", name="select", group=MAKE,
+            help="Choose the images of a pool that are like a target.")  # fmt: skip
 
 
 @app.command(group=MAKE)
@@ -55,7 +57,7 @@ def demo(
     print("synthetic data, made for this demo: no benchmark, and no promise for your images\n")
     _print_table(path)
     print(f"report: {path / 'report.html'}")
-    _next("fewmask tags DATA", own="DATA")
+    tell_next("fewmask tags DATA", own="DATA")
 
 
 @app.command(group=MAKE)
@@ -98,7 +100,7 @@ def predict(
         written = predict_images(RunFolder.open(run), images, out, device=device, probs=save_probs)
     count = "1 mask" if len(written) == 1 else f"{len(written)} masks"
     print(f"{count} in {out / 'masks'}, overlays in {out / 'overlays'}")
-    _next(shell_command("evaluate", run, "DATA"), own="DATA with masks")
+    tell_next(shell_command("evaluate", run, "DATA"), own="DATA with masks")
 
 
 @app.command(group=USE)
@@ -138,7 +140,7 @@ def evaluate(
             shown = "undefined" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)  # fmt: skip  # noqa: E501
             print(f"{name:40} {shown}" + (f"   [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""))  # fmt: skip  # noqa: E501
     file = free_path(Path("scores.json"))
-    _next(f"{shell_command('evaluate', run, data, '--json')} > {file}")
+    tell_next(f"{shell_command('evaluate', run, data, '--json')} > {file}")
 
 
 @app.command(group=LOOK)
@@ -183,13 +185,13 @@ def check(
     if verb == "predict":
         finished = [run.path for run in find_runs(Path("runs")) if run.is_finished()]
         words = (verb, finished[0] if finished else "RUN", data, "-o", free_path(NEW_MASKS))
-        _next(shell_command(*words), own="" if finished else "RUN")
+        tell_next(shell_command(*words), own="" if finished else "RUN")
         return
     flags: list[object] = ["-o", free_path(Path("runs/first"))]
     flags += ["--class-name", class_name] if class_name else []
     flags += ["--class-names", *class_names] if class_names else []
     flags += [f"--group-pattern={group_pattern}"] if group_pattern else []
-    _next(shell_command(verb, data, *flags))
+    tell_next(shell_command(verb, data, *flags))
 
 
 @app.command(group=LOOK)
@@ -230,7 +232,7 @@ def runs(root: Path = Path("runs"), /, *, json: bool = False) -> None:
     newest = {verbs[x["state"]]: x["path"] for x in reversed(found) if x["state"] in verbs}
     commands = [shell_command(*each) for each in newest.items()]
     if commands or not found:
-        _next(*(commands or ["fewmask demo tags"]))
+        tell_next(*(commands or ["fewmask demo tags"]))
 
 
 @app.command(group=LOOK)
@@ -248,7 +250,7 @@ def doctor(*, json: bool = False) -> None:
     else:
         for name, value in facts.items():
             print(f"{name:32} {value}")
-        _next("fewmask demo tags")
+        tell_next("fewmask demo tags")
 
 
 @app.command(group=LOOK)
@@ -266,7 +268,7 @@ def networks(*, json: bool = False) -> None:
         return
     for row in rows:
         print("{name:44} {parameters:>13,} in all {trainable:>13,} trainable".format(**row))
-    _next("fewmask tags DATA --preset paper --dry-run", own="DATA")
+    tell_next("fewmask tags DATA --preset paper --dry-run", own="DATA")
 
 
 def main(arguments: list[str] | None = None) -> NoReturn:
@@ -306,7 +308,7 @@ def _fail(error: FewmaskError, as_json: bool) -> NoReturn:
     for problem in error.problems:
         if isinstance(error, Interrupted):  # what was asked for is no problem
             print(f"{problem.where}: stopped on request; everything is saved", file=sys.stderr)
-            _next(problem.fix, file=sys.stderr)
+            tell_next(problem.fix, file=sys.stderr)
         else:
             print(problem, file=sys.stderr)
     raise SystemExit(error.exit_code)
@@ -318,7 +320,7 @@ def _finished(path: Path) -> None:
     _print_table(path)
     print(f"report: {path / 'report.html'}")
     words = ("predict", path, "IMAGES", "-o", free_path(NEW_MASKS))
-    _next(shell_command(*words), own="IMAGES")
+    tell_next(shell_command(*words), own="IMAGES")
 
 
 def _print_table(path: Path) -> None:
@@ -331,7 +333,7 @@ def _print_json(value: Any) -> None:
     print(json.dumps(value, indent=1, default=str))
 
 
-def _next(*commands: str, own: str = "", file: TextIO | None = None) -> None:
+def tell_next(*commands: str, own: str = "", file: TextIO | None = None) -> None:
     """Print what to do next; ``own`` are the words in it that only the user can fill in."""
     title = f"next, with your own {own}: " if own else "next: "
     print(title + "\n      ".join(commands), file=file)
@@ -340,7 +342,7 @@ def _next(*commands: str, own: str = "", file: TextIO | None = None) -> None:
 def planned(plan: dict[str, Any], command: str) -> None:
     """Print what a run would do as JSON; what comes next stands apart, on the standard error."""
     _print_json(plan)
-    _next(command, file=sys.stderr)
+    tell_next(command, file=sys.stderr)
 
 
 finished: Callable[[Path], None] = _finished

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from fewmask.data.content import digest_of
-from fewmask.data.files import list_images
+from fewmask.data.files import images_below
 from fewmask.data.folder import DataFolder, open_folder, read_target
-from fewmask.data.roles import is_negative, role_in, role_of
+from fewmask.data.roles import is_negative, role_of
 from fewmask.errors import DataError, LeakError, Problem, UsageError
 from fewmask.io.images import IMAGE_SUFFIXES, read_image, write_image, write_mask
 from fewmask.metrics.confusion import confusion_matrix, summarise
@@ -84,41 +84,6 @@ def predict(
             ),
         )
     return written
-
-
-def images_below(path: Path) -> dict[str, Path]:
-    """Images by name: the path below the folder without suffix.
-
-    As ``fewmask check`` has it, folders at any depth that are called ``masks``, ``overlays`` or the
-    like hold no images, see :mod:`fewmask.data.roles`.
-
-    Raises:
-        UsageError: nothing there.
-        DataError: two images would share a mask (``a.jpg`` and ``a.png``).
-    """
-    if path.is_file():
-        return {path.stem: path}
-    if not path.is_dir():
-        raise UsageError.of(
-            "IMAGES-MISSING",
-            where=path,
-            found="nothing there",
-            expected="an image or a folder of images",
-            fix="correct the path",
-        )
-    listing = list_images(path)
-    if listing.problems:
-        raise DataError(*listing.problems)
-    found = {name: p for name, p in listing.files.items() if role_in(name)[0] == "images"}
-    if not found:
-        raise UsageError.of(
-            "IMAGES-MISSING",
-            where=path,
-            found="no image",
-            expected="png, jpg, jpeg, tif or tiff",
-            fix="correct the path",
-        )
-    return found
 
 
 def evaluate(

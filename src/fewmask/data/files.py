@@ -7,7 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from fewmask.errors import Problem
+from fewmask.data.roles import role_in
+from fewmask.errors import DataError, Problem, UsageError
 from fewmask.io.images import IMAGE_SUFFIXES
 
 
@@ -52,6 +53,41 @@ def list_images(folder: Path, root: Path | None = None, *, recursive: bool = Tru
         listing.files[key] = path
         by_folded[key.casefold()] = path
     return listing
+
+
+def images_below(path: Path) -> dict[str, Path]:
+    """Images by name: the path below the folder without suffix.
+
+    As ``fewmask check`` has it, folders at any depth that are called ``masks``, ``overlays`` or the
+    like hold no images, see :mod:`fewmask.data.roles`.
+
+    Raises:
+        UsageError: nothing there.
+        DataError: two images would share a mask (``a.jpg`` and ``a.png``).
+    """
+    if path.is_file():
+        return {path.stem: path}
+    if not path.is_dir():
+        raise UsageError.of(
+            "IMAGES-MISSING",
+            where=path,
+            found="nothing there",
+            expected="an image or a folder of images",
+            fix="correct the path",
+        )
+    listing = list_images(path)
+    if listing.problems:
+        raise DataError(*listing.problems)
+    found = {name: p for name, p in listing.files.items() if role_in(name)[0] == "images"}
+    if not found:
+        raise UsageError.of(
+            "IMAGES-MISSING",
+            where=path,
+            found="no image",
+            expected="png, jpg, jpeg, tif or tiff",
+            fix="correct the path",
+        )
+    return found
 
 
 def composed(name: str) -> str:

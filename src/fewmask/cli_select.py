@@ -1,0 +1,63 @@
+"""``fewmask select``: choose images from a pool."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from fewmask.errors import shell_command
+
+
+def select(
+    pool: Path,
+    /,
+    *,
+    like: Path | None = None,
+    method: Literal["distance", "histogram", "grey"] = "distance",
+    keep: int | None = None,
+    low: float | None = None,
+    high: float | None = None,
+    quantiles: tuple[float, float] = (0.05, 0.95),
+    out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
+    copy: bool = True,
+    encoder: str = "tf_efficientnet_lite0",
+    encoder_weights: str = "packaged",
+    device: str = "auto",
+) -> None:
+    """Choose the images of a pool that are like a target, or sort day from night.
+
+    Args:
+        pool: Folder of images; nothing in it is changed.
+        like: Folder of images of the target.
+        method: distance (in a network's features), histogram (of light, red counting half) or grey
+            (mean grey level; night is --high 65, without --like).
+        keep: No more than so many, the most fitting.
+        low: Lowest score to keep.
+        high: Highest score to keep.
+        quantiles: Of the target's light or grey levels: the range to keep, if none is given.
+        out: New folder for selected.csv and copies of the chosen images; default
+            runs/<pool>-selected.
+        copy: Copy the chosen images to OUT/images.
+        encoder: timm's name of the network for distance.
+        encoder_weights: packaged, or a file.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+    from fewmask.cli import NEW_MASKS, tell_next
+    from fewmask.selection import select as select_images
+    from fewmask.training.run_places import free_path
+    from fewmask.training.signals import stop_on_signals
+
+    folder = out or free_path(Path("runs") / f"{pool.resolve().name}-selected")
+    with stop_on_signals():
+        found = select_images(
+            pool, folder, like=like, method=method, keep=keep, low=low, high=high,
+            quantiles=quantiles, copy=copy, encoder=encoder, encoder_weights=encoder_weights,
+            device=device,
+        )  # fmt: skip
+    print(found)
+    copies = folder / "images"
+    print(f"all scores: {folder / 'selected.csv'}" + (f"; copies: {copies}" if copy else ""))
+    where = copies if copy else pool
+    tell_next(shell_command("predict", "RUN", where, "-o", free_path(NEW_MASKS)), own="RUN")
