@@ -30,6 +30,11 @@ def choices(dusk: int) -> dict[str, dict[str, Any]]:
     return {
         "distance, as many as there are": {"method": "distance", "keep": dusk},
         "distance, twice as many": {"method": "distance", "keep": 2 * dusk},
+        "distance of a classifier's last features": {
+            "method": "distance",
+            "keep": dusk,
+            "features": "last",
+        },
         "histogram, as many as there are": {"method": "histogram", "keep": dusk},
         "histogram, quantiles .05 and .95": {"method": "histogram"},
         "histogram, published range 15 to 20": {"method": "histogram", "low": 15.0, "high": 20.0},

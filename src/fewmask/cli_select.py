@@ -22,6 +22,7 @@ def select(
     quantiles: tuple[float, float] = (0.05, 0.95),
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     copy: bool = True,
+    features: Literal["levels", "last"] = "levels",
     encoder: str = "tf_efficientnet_lite0",
     encoder_weights: str = "packaged",
     device: str = "auto",
@@ -40,6 +41,8 @@ def select(
         out: New folder for selected.csv and copies of the chosen images; default
             runs/<pool>-selected.
         copy: Copy the chosen images to OUT/images.
+        features: What distance compares: channel statistics at five levels (light and content),
+            or the last features of a classifier (content).
         encoder: timm's name of the network for distance.
         encoder_weights: packaged, or a file.
         device: auto, cpu, cuda, cuda:1, mps.
@@ -53,8 +56,8 @@ def select(
     with stop_on_signals():
         found = select_images(
             pool, folder, like=like, method=method, keep=keep, low=low, high=high,
-            quantiles=quantiles, copy=copy, encoder=encoder, encoder_weights=encoder_weights,
-            device=device,
+            quantiles=quantiles, copy=copy, features=features, encoder=encoder,
+            encoder_weights=encoder_weights, device=device,
         )  # fmt: skip
     print(found)
     copies = folder / "images"

@@ -10,8 +10,10 @@ method         score of an image                                        kept
 
 Source: the adapt pipeline, sorting of its translation data and choice of its unlabelled images.
 Differs: A range comes from quantiles of the target instead of fixed thresholds, unless ``low`` or
-``high`` give one; features are EfficientNet-Lite0's instead of InceptionV3's, so that the published
-threshold of the distance (450) does not carry over.
+``high`` give one. Features are means and deviations of EfficientNet-Lite0's channels at five levels
+instead of InceptionV3's last ones (``features="last"`` is their counterpart, and finds content
+rather than light: ``benchmarks/select_retrieval.py``), so that the published threshold of the
+distance (450) does not carry over.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from fewmask.data.transforms import resize_image, to_unit
 from fewmask.errors import DataError, Problem, UsageError
 from fewmask.io.images import read_image
 from fewmask.metrics.feature_distance import feature_distances, feature_statistics
-from fewmask.models.features import pooled_features
+from fewmask.models.features import level_statistics, pooled_features
 from fewmask.models.weights import PACKAGED_ENCODER
 from fewmask.training.arithmetic import arithmetic
 from fewmask.training.device import choose_device
@@ -84,6 +86,7 @@ def select(
     high: float | None = None,
     quantiles: tuple[float, float] = (0.05, 0.95),
     copy: bool = True,
+    features: Literal["levels", "last"] = "levels",
     encoder: str = PACKAGED_ENCODER,
     encoder_weights: str = "packaged",
     device: str = "auto",
@@ -104,6 +107,8 @@ def select(
         quantiles: The range of a light score or grey level, as quantiles of the target's scores,
             where neither ``low`` nor ``high`` is given.
         copy: Whether to copy the kept images.
+        features: What ``distance`` compares: :func:`fewmask.models.features.level_statistics`, or
+            the classifier's last ones, :func:`fewmask.models.features.pooled_features`.
         encoder: timm's name of the network whose features ``distance`` compares.
         encoder_weights: ``packaged``, or a file.
         device: See ``--device``.
@@ -136,7 +141,8 @@ def select(
         )
     with arithmetic(0):
         if method == "distance":
-            network = pooled_features(encoder, encoder_weights).to(chosen_device)
+            build = level_statistics if features == "levels" else pooled_features
+            network = build(encoder, encoder_weights).to(chosen_device)
             measure: Measure = lambda image: _features(network, image)  # noqa: E731
         else:
             measure = light_score if method == "histogram" else grey_level

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from fewmask.errors import UsageError
-from fewmask.models.features import content_features, pooled_features
+from fewmask.models.features import content_features, level_statistics, pooled_features
 
 LITE0 = "tf_efficientnet_lite0"
 
@@ -34,6 +34,18 @@ class TestContentFeatures:
         image = torch.rand(1, 3, 32, 32)
         first, second = (content_features(LITE0, "packaged")(image) for _ in range(2))
         assert torch.equal(first, second)
+
+
+class TestLevelStatistics:
+    def test_means_and_deviations_of_all_levels(self):
+        network = level_statistics(LITE0, "packaged")
+        image = torch.rand(2, 3, 64, 96)
+        found = network(image)
+        levels = network.network.network.network((image - 0.5) / 0.5)
+        assert [f.shape[-2:] for f in levels] == [(32, 48), (16, 24), (8, 12), (4, 6), (2, 3)]
+        expected = [s for f in levels for s in (f.mean((2, 3)), f.std((2, 3), correction=0))]
+        assert torch.allclose(found, torch.cat(expected, dim=1), atol=1e-5)
+        assert found.shape == (2, 2 * sum(f.shape[1] for f in levels)) == (2, 1024)
 
 
 class TestPooledFeatures:

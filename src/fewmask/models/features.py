@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fewmask import torchvision_compat
@@ -74,6 +75,35 @@ def content_features(encoder: str, weights: str) -> Frozen:
     return Frozen(Normalised(_First(network), config["mean"], config["std"]))
 
 
+def level_statistics(encoder: str, weights: str) -> Frozen:
+    """One vector an image: mean and deviation of every channel at the five strides 2 … 32.
+
+    Light, weather and camera show in these, content in the deeper ones. A classifier's last
+    features have been taught not to see the former.
+
+    Args:
+        encoder: timm's name of a network that gives its features by level.
+        weights: ``packaged``, ``none``, or the path of a file.
+
+    Raises:
+        FewmaskError: there is no such network, or not with these weights.
+
+    Shapes:
+        image (N, 3, H, W) float in [0, 1], sides of 64 px or more -> (N, D), D = 1024 for
+        EfficientNet-Lite0.
+
+    Source: Huang & Belongie 2017 ("AdaIN"), eq. 5 to 7: an image's style is these statistics.
+    """
+    check_encoder(encoder, weights)
+    torchvision_compat.ensure()
+    import timm
+
+    network = timm.create_model(encoder, pretrained=False, features_only=True)
+    config: Any = network.default_cfg
+    _load(network, weights)
+    return Frozen(Normalised(_Statistics(network), config["mean"], config["std"]))
+
+
 def pooled_features(encoder: str, weights: str) -> Frozen:
     """One vector an image: what a classifier of timm hands to its last layer.
 
@@ -94,6 +124,17 @@ def pooled_features(encoder: str, weights: str) -> Frozen:
         load_packaged_encoder(classifier.network)
     classifier.network.reset_classifier(0)  # type: ignore[operator]
     return Frozen(classifier)
+
+
+class _Statistics(nn.Module):
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Tensor:
+        levels = [features.flatten(2) for features in self.network(image)]  # (N, C, h * w) each
+        statistics = [s for f in levels for s in (f.mean(2), f.std(2, correction=0))]
+        return torch.cat(statistics, dim=1)
 
 
 class _First(nn.Module):
