@@ -8,6 +8,7 @@ import pytest
 import scipy.linalg
 from PIL import Image
 
+import fewmask as fewmask_library
 from fewmask.data.light import grey_level, light_score
 from fewmask.metrics.feature_distance import (
     FeatureStatistics,
@@ -147,6 +148,15 @@ def test_grey_sorts_day_from_night(fewmask, folders, flag, expected):
     assert len(names) == 6 * len(expected)
     levels = [grey_level(np.asarray(Image.open(folders / "pool" / f"{n}.png"))) for n in names]
     assert levels == sorted(levels, reverse=flag == "--low")  # the farthest from the bound first
+
+
+def test_the_same_from_python(folders):
+    found = fewmask_library.select(
+        str(folders / "pool"), str(folders / "out"), like=str(folders / "like"), keep=6
+    )
+    assert list(found.kept) == kept(folders / "out")[0]
+    assert kinds(found.kept) == {"dark"}
+    assert len(found.scores) == 18
 
 
 def test_a_target_inside_the_pool_is_no_part_of_it(fewmask, folders):

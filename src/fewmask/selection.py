@@ -76,10 +76,10 @@ class Selection:
 
 
 def select(
-    pool: Path,
-    out: Path,
+    pool: str | Path,
+    out: str | Path,
     *,
-    like: Path | None = None,
+    like: str | Path | None = None,
     method: Method = "distance",
     keep: int | None = None,
     low: float | None = None,
@@ -121,6 +121,7 @@ def select(
         DataError: images that cannot be read (all of them at once, after the others are done); or
             an ``out`` inside the images.
     """
+    pool, out, like = Path(pool), Path(out), Path(like) if like else None
     _refuse_unclear(like, method, keep, low, high, quantiles)
     chosen_device = choose_device(device)
     RunFolder.require_free(out)
@@ -201,7 +202,8 @@ def _features(network: torch.nn.Module, image: np.ndarray) -> np.ndarray:
 def _measured(
     images: Mapping[str, Path], measure: Measure, title: str
 ) -> tuple[dict[str, float | np.ndarray], list[Problem]]:
-    found, problems = {}, []
+    found: dict[str, float | np.ndarray] = {}
+    problems: list[Problem] = []
     for name, path in watched(images.items(), len(images), title, "image"):
         try:
             found[name] = measure(read_image(path))
