@@ -1,0 +1,59 @@
+"""Which pseudo-labels to believe: the surest pixels of each class, the others ignored; NumPy only.
+
+A single threshold for all classes keeps road and sky and drops poles and riders, of which no
+network is ever as sure. So each class keeps the same share of its own pixels.
+
+Source: Zou et al. 2018 ("CBST"), section 4.1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from fewmask.conventions import IGNORE_INDEX
+
+BINS = 4096
+"""Confidences are counted in so many steps; a threshold is exact to 1 / BINS."""
+
+
+def class_thresholds(probs: Iterable[np.ndarray], num_classes: int, keep: float) -> np.ndarray:
+    """For each class, the confidence above which lies the share ``keep`` of its pixels.
+
+    Args:
+        probs: Of each image (C, H, W) float in [0, 1]; the images are passed through once.
+        num_classes: C.
+        keep: Share of the pixels of each class, over all images, that is to be kept, in (0, 1].
+
+    Returns:
+        (C,) float64 in [0, 1]; 0 for a class that is predicted nowhere.
+
+    >>> sure = np.array([[[0.9, 0.8, 0.7, 0.6]], [[0.1, 0.2, 0.3, 0.4]]])
+    >>> float(class_thresholds([sure], 2, 0.5)[0].round(2))
+    0.8
+    """
+    counts = np.zeros((num_classes, BINS), np.int64)
+    for image in probs:
+        label, confidence = image.argmax(0), image.max(0)
+        step = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+        flat = np.bincount((label * BINS + step).ravel(), minlength=num_classes * BINS)
+        counts += flat.reshape(num_classes, BINS)
+    surest_first = counts[:, ::-1].cumsum(1)  # (C, BINS), pixels at or above each step
+    wanted = np.ceil(keep * surest_first[:, -1:])
+    steps_down = (surest_first < wanted).sum(1)
+    return np.where(surest_first[:, -1] > 0, (BINS - 1 - steps_down) / BINS, 0.0)
+
+
+def confident_mask(probs: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
+    """The most probable class of each pixel, 255 where it is less sure than its class's threshold.
+
+    Args:
+        probs: (C, H, W) float in [0, 1].
+        thresholds: (C,) from :func:`class_thresholds`.
+
+    Returns:
+        (H, W) uint8 ids and 255.
+    """
+    label, confidence = probs.argmax(0), probs.max(0)
+    return np.where(confidence >= thresholds[label], label, IGNORE_INDEX).astype(np.uint8)

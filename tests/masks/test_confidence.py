@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fewmask.masks.confidence import BINS, class_thresholds, confident_mask
+
+
+def images(seed, count=3, classes=4):
+    rng = np.random.default_rng(seed)
+    sharpness = rng.uniform(0.5, 6, (classes, 1, 1))  # classes of different certainty
+    for _ in range(count):
+        e = np.exp(rng.normal(size=(classes, 6, 7)) * sharpness)
+        yield e / e.sum(0)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 10**6), keep=st.floats(0.05, 1.0))
+def test_each_class_keeps_its_share_of_surest_pixels(seed, keep):
+    probs = list(images(seed))
+    thresholds = class_thresholds(iter(probs), 4, keep)
+    masks = [confident_mask(p, thresholds) for p in probs]
+    labels = np.concatenate([p.argmax(0).ravel() for p in probs])
+    kept = np.concatenate([m.ravel() for m in masks])
+    sure = np.concatenate([p.max(0).ravel() for p in probs])
+    for k in range(4):
+        own = labels == k
+        if not own.any():
+            assert thresholds[k] == 0
+            continue
+        wanted = int(np.ceil(keep * own.sum()))
+        lowest = np.sort(sure[own])[::-1][wanted - 1]  # by sorting, the exact threshold
+        assert 0 <= lowest - thresholds[k] < 1 / BINS + 1e-12
+        assert (kept[own] == k).sum() >= wanted  # more only for pixels of the same step
+        assert set(kept[own].tolist()) <= {k, 255}
+
+
+def test_a_class_of_which_nothing_is_sure_still_keeps_its_best():
+    probs = np.array([[[0.99, 0.55, 0.45]], [[0.01, 0.45, 0.55]]])
+    thresholds = class_thresholds([probs], 2, 0.5)
+    assert confident_mask(probs, thresholds).tolist() == [[0, 255, 1]]
+
+
+def test_keep_all():
+    probs = next(images(0))
+    mask = confident_mask(probs, class_thresholds([probs], 4, 1.0))
+    assert np.array_equal(mask, probs.argmax(0))
+    assert mask.dtype == np.uint8
+
+
+def test_full_certainty_is_kept():
+    probs = np.zeros((2, 2, 2))
+    probs[0] = 1.0
+    thresholds = class_thresholds([probs], 2, 0.1)
+    assert thresholds[0] == pytest.approx(1 - 1 / BINS)
+    assert (confident_mask(probs, thresholds) == 0).all()
