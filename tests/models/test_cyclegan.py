@@ -24,6 +24,9 @@ class TestPublishedTables:
             "CycleGAN generator": (12_542_979, 12_542_979),
             "CycleGAN discriminator": (662_977, 662_977),
             "supervised U-Net": (31_031_810, 31_031_810),
+            "UNIT, both auto-encoders": (18_018_054, 18_018_054),
+            "UNIT discriminator, three sizes": (8_271_171, 8_271_171),
+            "Panoptic FPN, ResNet-101, 19 classes": (45_110_483, 45_110_483),
         }
 
     def test_every_count_in_print_is_met(self):

@@ -10,7 +10,8 @@ from torch import nn
 from fewmask.models.blocks import count_parameters
 from fewmask.models.classifier import vgg16_classifier
 from fewmask.models.cyclegan import Discriminator, Generator
-from fewmask.models.segmenter import classic_unet
+from fewmask.models.segmenter import build_segmenter, classic_unet
+from fewmask.models.unit import MultiScaleDiscriminator, Unit
 
 
 class PublishedNetwork(NamedTuple):
@@ -32,11 +33,15 @@ class PublishedNetwork(NamedTuple):
 def published_networks() -> list[PublishedNetwork]:
     """Build each published network without memory (on torch's meta device) and count it."""
     with torch.device("meta"):
+        panoptic_fpn = build_segmenter("fpn", "resnet101", num_classes=19, pretrained=False)
         return [
             _count("VGG16 classifier", vgg16_classifier(2), published=135_309_890),
             _count("CycleGAN generator", Generator(), published=12_542_979),
             _count("CycleGAN discriminator", Discriminator(), published=662_977),
             _count("supervised U-Net", classic_unet(3, 2), published=None),
+            _count("UNIT, both auto-encoders", Unit(), published=None),
+            _count("UNIT discriminator, three sizes", MultiScaleDiscriminator(), published=None),
+            _count("Panoptic FPN, ResNet-101, 19 classes", panoptic_fpn, published=None),
         ]
 
 
