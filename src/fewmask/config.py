@@ -123,6 +123,11 @@ class Settings(BaseModel):
     ] = "none"
     """Refinement of a predicted mask on the image's own pixels."""
 
+    @property
+    def working_size(self) -> tuple[int, int]:
+        """Height and width in px to which images are resized for training and prediction."""
+        return self.image_size, self.image_size
+
     def replaced(self, **changes: Any) -> Self:
         """A validated copy with some fields changed."""
         return type(self).model_validate({**self.model_dump(), **changes})

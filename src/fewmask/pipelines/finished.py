@@ -108,5 +108,5 @@ def predictor_of_run(run: RunFolder, device: torch.device) -> Any:
     network = new_segmenter(config, len(card["class_names"]) + 1, pretrained=False)
     load_weights(weights, network)
     return SegmenterPredictor(
-        network.to(device).eval(), config.image_size, config.predict_views, config.predict_refine
+        network.to(device).eval(), config.working_size, config.predict_views, config.predict_refine
     )

@@ -259,7 +259,7 @@ def _oracle_rows(work: Workspace, evidence: Evidence, row: Any, name: str) -> li
         return []
     best, _ = oracle_threshold(
         [evidence.cams[i, 0].astype(np.float32) for i in measured],
-        [true_target(work.data.samples[i], work.data, work.config.image_size) for i in measured],
+        [true_target(work.data.samples[i], work.data, work.config.working_size) for i in measured],
     )
     title = f"{name} at its best threshold on the test masks"
     masks = sum(work.data.samples[i].mask_path is not None for i in measured)

@@ -86,7 +86,7 @@ def fit_segmenter(
     Args:
         work: Images and settings.
         stage: Holds weights, checkpoints and records.
-        targets: (N, S, S) uint8 ids with 255 = ignore, one for each row of ``work.images``.
+        targets: (N, H, W) uint8 ids with 255 = ignore, one for each row of ``work.images``.
         rows: Training rows; a row may stand several times.
         name: Of the training.
 
@@ -176,10 +176,9 @@ def probs_of_rows(
     """Class probabilities at the working size, made in a loop that can be stopped.
 
     Returns:
-        (N, K + 1, S, S) float16, memory-mapped; zero for rows that were not asked for.
+        (N, K + 1, H, W) float16, memory-mapped; zero for rows that were not asked for.
     """
-    size = work.config.image_size
-    shape = (len(work.images), len(work.class_names) + 1, size, size)
+    shape = (len(work.images), len(work.class_names) + 1, *work.config.working_size)
     probs = open_array(stage.path / f"{name}.npy", np.float16, shape)
     chunks = [list(rows[i : i + 16]) for i in range(0, len(rows), 16)]
     loop = Loop(
@@ -204,20 +203,19 @@ class SegmenterPredictor:
 
     Attributes:
         network: In eval mode.
-        image_size: Side in px at which it works.
+        working_size: Height and width in px at which it works.
         views: Average over these views, see :func:`predict_probs`.
         refine: Method of :mod:`fewmask.masks.refine` applied to the result, or ``none``.
     """
 
     network: nn.Module
-    image_size: int
+    working_size: tuple[int, int]
     views: str = "mirror"
     refine: str = "none"
 
     def probs(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 to (K + 1, H, W) float32 class probabilities at the image's own size."""
-        size = self.image_size
-        small = to_unit(resize_image(image, size, size))[None]
+        small = to_unit(resize_image(image, *self.working_size))[None]
         probs = predict_probs(self.network, small, views=self.views)
         full = torch.nn.functional.interpolate(
             probs, image.shape[:2], mode="bilinear", align_corners=False
@@ -233,18 +231,18 @@ class SegmenterPredictor:
         return refine_classes(image, probs, method=self.refine)
 
 
-def true_target(sample: Sample, data: DataFolder, size: int) -> np.ndarray:
-    """A sample's true mask at the working size; all 255 if there is none."""
+def true_target(sample: Sample, data: DataFolder, size: tuple[int, int]) -> np.ndarray:
+    """A sample's true mask at a height and width; all 255 if there is none."""
     target = read_target(sample, data)
     if target is None:
-        return np.full((size, size), IGNORE_INDEX, np.uint8)
-    return resize_mask(target, size, size)
+        return np.full(size, IGNORE_INDEX, np.uint8)
+    return resize_mask(target, *size)
 
 
 def true_targets(work: Workspace, rows: Sequence[int]) -> np.ndarray:
-    """(N, S, S) uint8 with the true masks of ``rows`` and 255 everywhere else."""
-    size = work.config.image_size
-    targets = np.full((len(work.images), size, size), IGNORE_INDEX, np.uint8)
+    """(N, H, W) uint8 with the true masks of ``rows`` and 255 everywhere else."""
+    size = work.config.working_size
+    targets = np.full((len(work.images), *size), IGNORE_INDEX, np.uint8)
     for row in rows:
         targets[row] = true_target(work.data.samples[row], work.data, size)
     return targets
@@ -256,7 +254,7 @@ def load_segmenter(work: Workspace, path: Path) -> SegmenterPredictor:
     load_weights(path, network)
     return SegmenterPredictor(
         network.to(work.device).eval(),
-        work.config.image_size,
+        work.config.working_size,
         work.config.predict_views,
         work.config.predict_refine,
     )

@@ -57,7 +57,7 @@ class Workspace:
 
     @cached_property
     def images(self) -> np.ndarray:
-        """(N, S, S, 3) uint8, memory-mapped; row i belongs to ``data.samples[i]``."""
+        """(N, H, W, 3) uint8, memory-mapped; row i belongs to ``data.samples[i]``."""
         return np.load(self.stages["prepare"].path / "images.npy", mmap_mode="r")
 
     @cached_property
@@ -103,8 +103,8 @@ class Workspace:
 
 def prepare(work: Workspace, stage: Stage) -> None:
     """Decode each image once: pixels at the working size, SHA-256 of the pixels at their own."""
-    samples, size = work.data.samples, work.config.image_size
-    images = open_array(stage.path / "images.npy", np.uint8, (len(samples), size, size, 3))
+    samples, size = work.data.samples, work.config.working_size
+    images = open_array(stage.path / "images.npy", np.uint8, (len(samples), *size, 3))
     digests = Ledger()
     loop = Loop(
         stage,
@@ -117,7 +117,7 @@ def prepare(work: Workspace, stage: Stage) -> None:
     for row in loop:
         image = read_image(samples[row].image_path)
         digests[samples[row].id] = digest_of(image)
-        images[row] = resize_image(image, size, size)
+        images[row] = resize_image(image, *size)
     images.flush()
     stage.write_json("digests.json", dict(digests))
 
