@@ -1,0 +1,200 @@
+"""Open the two domains of an adaptation: labelled source images, unlabelled target images.
+
+==============  ===========================================================  ===================
+layout          files                                                        label set
+==============  ===========================================================  ===================
+``plain``       ``images/`` and ``masks/`` with the same names, in           the ids themselves
+                sub-folders or not; or bare images
+``camvid``      SegNet's ``train/ trainannot/ val/ valannot/ ...``           CamVid's 11 classes
+``cityscapes``  ``leftImg8bit/train/city/x_leftImg8bit.png`` and             Cityscapes' 19
+                ``gt.../train/city/x_gt..._labelIds.png`` (or TrainIds)      classes
+==============  ===========================================================  ===================
+
+Folders called ``train``, ``val`` and ``test`` are an official split. Masks of the target, if it has
+any, are opened too: the pipeline uses them to measure only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from fewmask.data.files import Listing, list_images
+from fewmask.data.label_sets import (
+    CAMVID,
+    CITYSCAPES,
+    CITYSCAPES_TRAIN_IDS,
+    LabelSet,
+)
+from fewmask.data.records import Sample
+from fewmask.data.roles import role_in
+from fewmask.errors import Problem, UsageError
+
+DomainLayout = Literal["plain", "camvid", "cityscapes"]
+
+PARTS = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "test": "test",
+    "testing": "test",
+}
+"""Folders that are a part of an official split."""
+
+BLOCK = 10
+"""So many frames of a sequence that follow one another are a group: they show the same place."""
+
+
+@dataclass
+class Domain:
+    """One domain's files.
+
+    Attributes:
+        root: Its folder.
+        layout: How the files are arranged.
+        samples: Sorted by id, ``<name>/<path below the folder>``.
+        part_of: Official part (``train``, ``val``, ``test``) by id, as far as there is one.
+        labels: What the masks' values mean, if the layout says so.
+        problems: What is wrong with the structure.
+    """
+
+    root: Path
+    layout: DomainLayout
+    samples: tuple[Sample, ...] = ()
+    part_of: dict[str, str] = field(default_factory=dict)
+    labels: LabelSet | None = None
+    problems: list[Problem] = field(default_factory=list)
+
+
+def open_domain(root: Path, name: str, *, group_pattern: str | None = None) -> Domain:
+    """Find the images of a domain, their masks, their parts and their groups.
+
+    Args:
+        root: The folder; nothing in it is written.
+        name: ``source``, ``target`` or ``test``: the first part of each sample's id.
+        group_pattern: Regular expression searched in each file's stem; its first group (or the
+            whole match) is the sample's group. Without one: of CamVid blocks of ten frames, of
+            Cityscapes the sequence, otherwise each image by itself.
+
+    Raises:
+        UsageError: there is no such folder, or no image in it.
+    """
+    if not root.is_dir():
+        raise UsageError.of(
+            "FOLDER-MISSING",
+            where=root,
+            found="no such folder",
+            expected=f"a folder with the images of the {name} domain",
+            fix="correct the path",
+        )
+    listing = list_images(root)
+    domain = Domain(root, layout_of(listing, root), problems=list(listing.problems))
+    images, masks = _PAIRING[domain.layout](listing, root)
+    if not images:
+        raise UsageError.of(
+            "IMAGES-MISSING",
+            where=root,
+            found="no image",
+            expected="png, jpg, jpeg, tif or tiff",
+            fix="correct the path",
+        )
+    domain.problems += [
+        Problem("MASK-UNPAIRED", str(path), "a mask without an image", f"an image called {key}",
+                "rename or remove the mask")
+        for key, path in masks.items() if key not in images
+    ]  # fmt: skip
+    if domain.layout == "camvid":
+        domain.labels = CAMVID
+    elif domain.layout == "cityscapes":
+        trains = all(path.stem.endswith("labelTrainIds") for path in masks.values())
+        domain.labels = CITYSCAPES_TRAIN_IDS if masks and trains else CITYSCAPES
+    groups = _groups(sorted(images), domain.layout, group_pattern)
+    domain.samples = tuple(
+        Sample(f"{name}/{key}", images[key], masks.get(key), (), f"{name}/{groups[key]}")
+        for key in sorted(images)
+    )
+    domain.part_of = {
+        f"{name}/{key}": PARTS[key.split("/")[0].lower()]
+        for key in images
+        if key.split("/")[0].lower() in PARTS
+    }
+    return domain
+
+
+def layout_of(listing: Listing, root: Path) -> DomainLayout:
+    """The layout that the names of folders and files speak for."""
+    names = [path.relative_to(root) for path in listing.files.values()]
+    if any(_ANNOTATED.fullmatch(part) for name in names for part in name.parts[:-1]):
+        return "camvid"
+    if any(name.stem.endswith("_leftImg8bit") for name in names):
+        return "cityscapes"
+    return "plain"
+
+
+Pair = tuple[dict[str, Path], dict[str, Path]]
+_ANNOTATED = re.compile(r"(train|val|test)annot")
+
+
+def _plain(listing: Listing, root: Path) -> Pair:  # noqa: ARG001 - as the others
+    """Images and masks by the path that is left without the folders that say which they are."""
+    images, masks = {}, {}
+    for key, path in listing.files.items():
+        role, plain_key = role_in(key)
+        if role != "other":
+            (images if role == "images" else masks)[plain_key] = path
+    return images, masks
+
+
+def _camvid(listing: Listing, root: Path) -> Pair:  # noqa: ARG001 - as the others
+    """``trainannot/x.png`` is the mask of ``train/x.png``."""
+    images, masks = {}, {}
+    for key, path in listing.files.items():
+        folder, _, rest = key.rpartition("/")
+        if _ANNOTATED.fullmatch(folder.rpartition("/")[2]):
+            masks[f"{folder.removesuffix('annot')}/{rest}"] = path
+        else:
+            images[key] = path
+    return images, masks
+
+
+def _cityscapes(listing: Listing, root: Path) -> Pair:
+    """``gtFine/p/c/x_gtFine_labelIds.png`` is the mask of ``leftImg8bit/p/c/x_leftImg8bit.png``."""
+    images, masks = {}, {}
+    for path in listing.files.values():
+        below = path.relative_to(root)
+        folder = "/".join(below.parts[1:-1])
+        if below.stem.endswith("_leftImg8bit"):
+            images[f"{folder}/{below.stem.removesuffix('_leftImg8bit')}"] = path
+        elif found := re.fullmatch(r"(.+)_gt[A-Za-z]+_label(Train)?Ids", below.stem):
+            key = f"{folder}/{found[1]}"
+            if found[2] or key not in masks:  # TrainIds win: Ids would say the same
+                masks[key] = path
+    return images, masks
+
+
+_PAIRING = {"plain": _plain, "camvid": _camvid, "cityscapes": _cityscapes}
+
+
+def _groups(keys: Sequence[str], layout: DomainLayout, pattern: str | None) -> dict[str, str]:
+    """The group of each image, by key."""
+    groups = {}
+    seen: dict[str, int] = {}
+    for key in keys:
+        stem = key.rpartition("/")[2]
+        if pattern:
+            found = re.search(pattern, stem)
+            groups[key] = key if found is None else found[1] if found.re.groups else found[0]
+        elif layout == "cityscapes":
+            groups[key] = "_".join(stem.split("_")[:2])
+        elif layout == "camvid":
+            sequence = f"{key.rpartition('/')[0]}/{stem.split('_')[0]}"
+            seen[sequence] = seen.get(sequence, -1) + 1
+            groups[key] = f"{sequence}/{seen[sequence] // BLOCK}"
+        else:
+            groups[key] = key
+    return groups
