@@ -18,8 +18,9 @@ from fewmask.io.images import IMAGE_SUFFIXES, read_image, write_image, write_mas
 from fewmask.metrics.confusion import confusion_matrix, summarise
 from fewmask.pipelines.finished import predictor_of_run, read_card
 from fewmask.pipelines.running import folds_of_run, recorded_settings
-from fewmask.report.figures import overlay
+from fewmask.report.figures import drawn_ids, overlay
 from fewmask.training.device import choose_device
+from fewmask.training.evaluation import with_empty_background
 from fewmask.training.export import save_probs
 from fewmask.training.known_images import KnownImages
 from fewmask.training.progress import watched
@@ -50,6 +51,7 @@ def predict(
         UsageError: no images, or ``out`` holds something already.
     """
     predictor = predictor_of_run(run, choose_device(device))
+    background = read_card(run).get("background", True)
     found = images_below(images)
     RunFolder.require_free(out)
     _refuse_in_data(out, run, images)
@@ -67,7 +69,8 @@ def predict(
         for folder in ("masks", "overlays"):
             (out / folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_mask(target, mask)
-        write_image(out / "overlays" / f"{name}.png", overlay(image, mask))
+        drawn = overlay(image, drawn_ids(mask, background))
+        write_image(out / "overlays" / f"{name}.png", drawn)
         if probs:
             save_probs(out / "probs" / f"{name}.npy", scores)
         written.append(target)
@@ -117,7 +120,8 @@ def evaluate(
     own = root.resolve() == Path(str(run.record["data"])) or known.are_these(digests)
     if learned and not own:
         raise LeakError(_leak(root, learned))
-    names, num_classes = card["class_names"], len(card["class_names"]) + 1
+    names, background = card["class_names"], card.get("background", True)
+    num_classes = len(names) + background
     matrices, groups = [], []
     unseen = [sample for sample in data.samples if sample.id not in learned]
     for sample in watched(unseen, len(unseen), "evaluate", "image"):
@@ -150,7 +154,10 @@ def evaluate(
     folds = folds_of_run(recorded_settings(run)[1])
     if len(folds) > 1:
         measured += f"; weights and test part of fold {folds[0]} of {len(folds)}"
-    return {"measured": measured, **summarise(np.stack(matrices), names, groups=groups)}
+    stacked = np.stack(matrices)
+    if not background:
+        stacked = with_empty_background(stacked)
+    return {"measured": measured, **summarise(stacked, names, groups=groups)}
 
 
 def _learned(known: KnownImages, data: DataFolder) -> tuple[dict[str, str], list[str]]:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from fewmask.errors import DataError, Problem
 from fewmask.io.video import VIDEO_SUFFIXES, VideoReader, VideoWriter
-from fewmask.pipelines.finished import predictor_of_run
-from fewmask.report.figures import overlay
+from fewmask.pipelines.finished import predictor_of_run, read_card
+from fewmask.report.figures import drawn_ids, overlay
 from fewmask.training.device import choose_device
 from fewmask.training.progress import watched
 from fewmask.training.run_folder import RunFolder
@@ -64,6 +64,7 @@ def predict_video(run: RunFolder, clip: Path, out: Path, *, device: str = "auto"
     RunFolder.require_free(out)
     refuse_inside(out, Path(str(run.record["data"])))
     predictor = predictor_of_run(run, choose_device(device))
+    background = read_card(run).get("background", True)
     started, in_masks, frames = time.monotonic(), 0.0, 0
     broken: DataError | None = None
     with VideoReader(clip) as reader:
@@ -74,7 +75,8 @@ def predict_video(run: RunFolder, clip: Path, out: Path, *, device: str = "auto"
                     before = time.monotonic()
                     mask = predictor.mask_of_probs(frame.image, predictor.probs(frame.image))
                     in_masks += time.monotonic() - before
-                    writer.write(frame._replace(image=overlay(frame.image, mask)))
+                    drawn = overlay(frame.image, drawn_ids(mask, background))
+                    writer.write(frame._replace(image=drawn))
                     frames += 1
             except DataError as error:
                 if not frames:

@@ -6,6 +6,7 @@ from PIL import Image
 
 from fewmask.data.domains import open_domain
 from fewmask.data.label_sets import CAMVID, CITYSCAPES, CITYSCAPES_TRAIN_IDS, plain_ids
+from fewmask.data.mask_encoding import decode
 from fewmask.errors import UsageError
 
 
@@ -136,6 +137,9 @@ class TestLabelSets:
         assert CAMVID.decode(np.arange(12)[None])[0].tolist() == [*range(11), 255]
         assert CAMVID.strangers([0, 11, 255]) == []
         assert CAMVID.strangers([3, 12, 40]) == [12, 40]
+
+    def test_a_folder_s_masks_are_decoded_by_its_label_set(self):
+        assert decode(np.array([[7, 0]]), CITYSCAPES).tolist() == [[0, 255]]
 
     def test_plain_ids(self):
         labels = plain_ids(("sky", "road"), ignored=[7])

@@ -153,8 +153,9 @@ def test_axis_is_drawn_only_for_fractions():
 
 @pytest.mark.parametrize("state", HEADLINES)
 def test_badge_says_the_state_of_the_verdict_and_is_green_only_when_it_beats(state):
-    html = render_report(report(verdict=Verdict(state, "Numbers.")))
-    assert [words for words in HEADLINES.values() if words in html] == [HEADLINES[state]]
+    html = render_report(report(verdict=Verdict(state, "Numbers.", "its rival")))
+    told = {key: words.format(control="its rival") for key, words in HEADLINES.items()}
+    assert [words for words in told.values() if words in html] == [told[state]]
     assert ('class="verdict good"' in html) == (state == "beats")
     assert ('class="verdict bad"' in html) == (state == "does_not_beat")
 

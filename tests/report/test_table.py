@@ -8,9 +8,11 @@ from fewmask.report.html import text_table
 from fewmask.report.table import (
     best_label_free_control,
     comparison_text,
+    headline_metrics,
     shown_metrics,
     summary_rows,
     table_rows,
+    terminal_metrics,
 )
 from fewmask.training.evaluation import FULL_SUPERVISION, Candidate, Evaluation
 
@@ -163,3 +165,14 @@ def test_the_gap_is_a_column_only_where_full_supervision_was_measured():
     without = [line for line in TAGS if line[0] != FULL_SUPERVISION]
     assert columns(TAGS)[-1] == "gap_closed"
     assert columns(without) == columns(TAGS)[:-1]
+
+
+def test_columns_without_a_background_are_the_means_over_all_classes():
+    names = ["sky", "road"]
+    means = ["miou_foreground", "fwiou", "pixel_accuracy", "class_accuracy"]
+    columns = headline_metrics(names, background=False)
+    assert columns == [*means, "iou.pooled.sky", "iou.pooled.road"]
+    assert terminal_metrics(names, [], background=False) == means
+    printed = text_table([], means, names)
+    for word in ("mean IoU", "FWIoU", "pixels", "classes"):
+        assert word in printed

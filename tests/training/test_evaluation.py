@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from fewmask.training.evaluation import Candidate, Evaluation, pooled_facts
+from fewmask.metrics.confusion import confusion_matrix, summarise
+from fewmask.training.evaluation import (
+    Candidate,
+    Evaluation,
+    pooled_facts,
+    with_empty_background,
+)
 from fewmask.training.run_folder import RunFolder
 
 
@@ -70,3 +76,30 @@ def test_a_fold_without_a_true_mask_takes_no_row_away(stages):
     found = Evaluation.read(stages((0, [facts("a")]), (1, [facts("a"), facts("oracle")])))
     assert [c["name"] for c in found.candidates] == ["a", "oracle"]
     assert found.matrices.shape == (2, 1, 2, 2)
+
+
+def test_without_background_every_class_counts_in_the_means():
+    truth = np.array([[0, 0, 1, 1, 2, 255]])
+    pred = np.array([[0, 1, 1, 1, 0, 2]])
+    matrices = with_empty_background(confusion_matrix(truth, pred, 3)[None])
+    scores = summarise(matrices, ["sky", "road", "car"], bootstrap=0)
+    iou = {"sky": 1 / 3, "road": 2 / 3, "car": 0.0}
+    assert {n: scores[f"iou.pooled.{n}"] for n in iou} == pytest.approx(iou)
+    assert scores["miou"] == scores["miou_foreground"] == pytest.approx(1 / 3)
+    assert scores["iou.pooled.background"] is None
+    assert scores["pixel_accuracy"] == pytest.approx(3 / 5)
+    assert scores["class_accuracy"] == pytest.approx((1 / 2 + 1 + 0) / 3)
+    assert scores["fwiou"] == pytest.approx((2 / 5) * (1 / 3) + (2 / 5) * (2 / 3))
+
+
+def test_an_evaluation_without_background_is_read_so(stages):
+    (stage,) = stages((2, [facts()]))
+    record = stage.read_json("evaluation.json")
+    record |= {"class_names": ["sky", "road"], "background": False}
+    stage.write_json("evaluation.json", record)
+    raw = np.load(stage.path / "confusion.npy")
+    found = Evaluation.read([stage])
+    assert not found.has_background
+    assert found.matrices.shape == (1, 2, 3, 3)
+    assert np.array_equal(found.matrices[..., 1:, 1:], raw)
+    assert found.matrices[..., 0, :].sum() == found.matrices[..., 0].sum() == 0

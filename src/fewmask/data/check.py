@@ -136,10 +136,10 @@ def check_folder(
     cut: list[Problem] = []
     if not scan.unclear:
         cut = _too_few_to_cut(scan.folder, digests, copies)
-        for_tags = scan.folder.layout != "images"
+        for_tags = scan.folder.has_tags
         problems += _too_few(scan.folder) + (cut if for_tags else [])
         notes += _no_negatives(scan.folder) + ([] if for_tags else cut)
-    if scan.folder.layout != "images" and not _values_unclear(scan):
+    if scan.folder.has_tags and not _values_unclear(scan):
         conflicts, without = compare_tags_with_masks(scan.folder, scan.mask_values)
         problems += conflicts
         notes += _note("MASK-EMPTY", without, "a mask that lacks a tagged class",
@@ -155,7 +155,7 @@ def _values_unclear(scan: Scan) -> bool:
 
 def _too_few(folder: DataFolder) -> list[Problem]:
     """Kinds of images (each tag, and no tag) with too few images to cut folds from."""
-    if folder.layout == "images":
+    if not folder.has_tags:
         return []
     kinds = Counter(name for sample in folder.samples for name in sample.tags or ("without tag",))
     kinds.update(dict.fromkeys(folder.class_names, 0))
@@ -176,7 +176,7 @@ def _too_few_to_cut(
     from fewmask.data.splits import cut_folds, link_duplicates, split_for_fold
 
     masks = any(sample.mask_path for sample in folder.samples)
-    if not folder.samples or (folder.layout == "images" and not masks):
+    if not folder.samples or (not folder.has_tags and not masks):
         return []
     config = Settings.model_validate({})
     samples = link_duplicates(folder.samples, digests)

@@ -142,7 +142,8 @@ _ANNOTATED = re.compile(r"(train|val|test)annot")
 
 def _plain(listing: Listing, root: Path) -> Pair:  # noqa: ARG001 - as the others
     """Images and masks by the path that is left without the folders that say which they are."""
-    images, masks = {}, {}
+    images: dict[str, Path] = {}
+    masks: dict[str, Path] = {}
     for key, path in listing.files.items():
         role, plain_key = role_in(key)
         if role != "other":

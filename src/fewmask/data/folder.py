@@ -85,7 +85,7 @@ def read_target(sample: Sample, folder: DataFolder) -> np.ndarray | None:
         DataError: The mask cannot be read or has another size than the image.
     """
     if sample.mask_path is None:
-        known_empty = folder.layout != "images" and not sample.tags
+        known_empty = folder.has_tags and not sample.tags
         if known_empty and folder.mask_encoding is not None:
             return np.zeros(image_size(sample.image_path), dtype=np.uint8)
         return None

@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 
 from fewmask.conventions import IGNORE_INDEX
+from fewmask.data.label_sets import LabelSet
 from fewmask.errors import DataError, Problem
 from fewmask.io.images import read_mask
 
@@ -79,16 +80,18 @@ def read_values(
     return values_of, problems
 
 
-def decode(mask: np.ndarray, encoding: MaskEncoding | None) -> np.ndarray:
+def decode(mask: np.ndarray, encoding: MaskEncoding | LabelSet | None) -> np.ndarray:
     """Stored values -> ids 0 .. K and 255.
 
     Args:
         mask: ``(H, W)`` stored values of an understood mask.
-        encoding: As concluded by :func:`conclude_encoding`.
+        encoding: As concluded by :func:`conclude_encoding`, or a data set's own.
 
     Returns:
         ``(H, W)`` uint8.
     """
+    if isinstance(encoding, LabelSet):
+        return encoding.decode(mask)
     if encoding == "binary255":
         return (mask == 255).astype(np.uint8)
     return mask.astype(np.uint8)

@@ -8,9 +8,10 @@ from typing import Literal
 
 import numpy as np
 
+from fewmask.data.label_sets import LabelSet
 from fewmask.data.mask_encoding import MaskEncoding
 
-Layout = Literal["folders", "tags.csv", "images"]
+Layout = Literal["folders", "tags.csv", "images", "domains"]
 
 
 @dataclass(frozen=True)
@@ -39,16 +40,28 @@ class DataFolder:
     Attributes:
         root: The folder; read only.
         samples: Sorted by id.
-        class_names: The K foreground classes; class id = position + 1.
+        class_names: The classes; class id = position + 1, or position where there is no background.
         layout: How the folder is arranged.
         mask_encoding: What the masks' values mean; None without masks.
+        has_background: Whether id 0 is what belongs to none of the classes.
     """
 
     root: Path
     samples: tuple[Sample, ...]
     class_names: tuple[str, ...]
     layout: Layout
-    mask_encoding: MaskEncoding | None
+    mask_encoding: MaskEncoding | LabelSet | None
+    has_background: bool = True
+
+    @property
+    def has_tags(self) -> bool:
+        """Whether an image without a tag is known to be empty."""
+        return self.layout in {"folders", "tags.csv"}
+
+    @property
+    def num_classes(self) -> int:
+        """Number of class ids, the background's included."""
+        return len(self.class_names) + self.has_background
 
     def tag_matrix(self) -> np.ndarray:
         """``(N, K)`` bool: which of the K classes is on which of the N samples."""

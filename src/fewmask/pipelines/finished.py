@@ -30,7 +30,8 @@ def restore_workspace(run: RunFolder, device: torch.device) -> tuple[Workspace, 
     """
     module, config = recorded_settings(run)
     card = read_card(run)
-    data = DataFolder(Path(run.record["data"]), (), tuple(card["class_names"]), "images", None)
+    root, names = Path(run.record["data"]), tuple(card["class_names"])
+    data = DataFolder(root, (), names, "images", None, card.get("background", True))
     folds = folds_of_run(config)
     folder = f"fold-{folds[0]}" if len(folds) > 1 else ""
     work = Workspace(run, config, data, device, folds[0], folder)
@@ -105,7 +106,8 @@ def predictor_of_run(run: RunFolder, device: torch.device) -> Any:
             expected="the weights that the run has written",
             fix=f"restore the file, or `{shell_command('resume', run.path)}` to write it again",
         )
-    network = new_segmenter(config, len(card["class_names"]) + 1, pretrained=False)
+    num_classes = len(card["class_names"]) + card.get("background", True)
+    network = new_segmenter(config, num_classes, pretrained=False)
     load_weights(weights, network)
     return SegmenterPredictor(
         network.to(device).eval(), config.working_size, config.predict_views, config.predict_refine

@@ -33,6 +33,7 @@ def finish(works: Sequence[Workspace], module: ModuleType) -> None:
     rows, result = summary_rows(evaluation), evaluation.result
     summary = {
         "class_names": evaluation.class_names,
+        "background": evaluation.has_background,
         "n": len(evaluation.ids),
         "metrics": rows[result]["metrics"] if result is not None else {},
         "gap_closed": rows[result]["gap_closed"] if result is not None else None,
@@ -73,6 +74,7 @@ def _write_weights(
     card = {
         "kind": "evidence",
         "class_names": list(work.class_names),
+        "background": work.data.has_background,
         "image_size": config.image_size,
         "encoder": config.encoder,
         "encoder_weights": config.encoder_weights,

@@ -62,12 +62,11 @@ def refuse_impossible(
         DataError: there is no mask to train on.
         FewmaskError: there is no such network, or not with these weights.
     """
-    known_empty = data.layout != "images"  # an image without a tag
-    masked = {s.id for s in data.samples if s.mask_path and (s.tags or not known_empty)}
+    masked = {s.id for s in data.samples if s.mask_path and (s.tags or not data.has_tags)}
     for part in parts:
         if masked.isdisjoint((*part.train, *part.val)):
             raise _no_masks(data)
-    new_segmenter(config, len(data.class_names) + 1)
+    new_segmenter(config, data.num_classes)
 
 
 def _no_masks(data: DataFolder) -> DataError:
@@ -103,7 +102,7 @@ def evaluate(work: Workspace, stage: Stage) -> None:
         masks_used=used,
         note=f"{asked} were asked for" if used < asked else "",
     )
-    measure(work, stage, [*trivial_controls(len(work.class_names) + 1), result])
+    measure(work, stage, [*trivial_controls(work.num_classes), result])
 
 
 def _title(work: Workspace, used: int) -> str:

@@ -40,7 +40,7 @@ def refuse_impossible(
     classifier = new_classifier(config, len(data.class_names)).eval()
     _refuse_bad_map(config, classifier)
     if {"segment", "controls"} & set(stages):
-        segmenter = new_segmenter(config, len(data.class_names) + 1)
+        segmenter = new_segmenter(config, data.num_classes)
         if config.segment_start == "tags" and has_encoder(config):
             start_from_tags(segmenter, classifier.state_dict())
 

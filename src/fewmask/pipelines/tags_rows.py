@@ -114,7 +114,7 @@ def refined_masks(work: Workspace, evidence: Evidence, row: int) -> np.ndarray:
 
 def candidates(work: Workspace) -> list[Candidate]:
     """The rows of the table: the answer, the evidence behind it, controls and references."""
-    rows = trivial_controls(len(work.class_names) + 1)
+    rows = trivial_controls(work.num_classes)
     if "evidence" in work.stages:
         rows += evidence_rows(work, Evidence(work))
     if "controls" in work.stages:

@@ -16,7 +16,7 @@ from fewmask.report.held_out import accuracy_text, made_instead, parts_text
 from fewmask.report.html import ReportData, render_report, text_table
 from fewmask.report.table import (
     comparison_text,
-    headline_metrics,
+    headline_of,
     shown_metrics,
     table_rows,
     terminal_metrics,
@@ -70,11 +70,11 @@ def summary_table(run_path: Path) -> str:
         FewmaskError: see :func:`read_summary`.
     """
     summary = read_summary(run_path)
-    names = summary["class_names"]
+    names, background = summary["class_names"], summary.get("background", True)
     if not summary["metrics"] and not summary.get("n"):
         return "\n".join([NO_MASKS, *(f"  {line}" for line in made_instead(summary))])
-    rows = table_rows(summary["rows"], names)
-    lines = [text_table(rows, terminal_metrics(names, rows), names)]
+    rows = table_rows(summary["rows"], names, background)
+    lines = [text_table(rows, terminal_metrics(names, rows, background), names)]
     if "verdict" in summary:
         lines.append(str(Verdict(**summary["verdict"])))
     lines += compared_lines(summary)
@@ -107,7 +107,8 @@ def write_report(
     """
     run, config = works[0].run, works[0].config
     accuracy = summary["tag_accuracy"]
-    rows = table_rows(summary["rows"], evaluation.class_names)
+    names, background = evaluation.class_names, evaluation.has_background
+    rows = table_rows(summary["rows"], names, background)
     records = [json.loads(line) for line in _lines(run.path / "metrics.jsonl")]
     labels = dict.fromkeys(record["stage"] for record in records)
     cases = draw_cases(works, evaluation, module)
@@ -134,7 +135,7 @@ def write_report(
             ("device", f"{run.record['device']}, threads: {config.threads}"),
         ],
         class_names=evaluation.class_names,
-        headline_metrics=shown_metrics(evaluation.class_names, rows),
+        headline_metrics=shown_metrics(names, rows, background),
         rows=rows,
         curves=[(label, curves_figure(records, label)) for label in labels],
         cases=cases,
@@ -167,7 +168,7 @@ def notes(works: Sequence[Workspace], evaluation: Evaluation, summary: dict[str,
         remarks.append("There is no translation stage: the evidence is the CAM alone.")
     if any(row.get("compared") for row in summary["rows"]):
         remarks.append(
-            f"Differences beside the verdict ({headline_metrics(evaluation.class_names)[0]}) are "
+            f"Differences beside the verdict ({headline_of(evaluation)[0]}) are "
             f"{PAIRED}: both rows on the same test images, 95 % bootstrap interval, and a "
             "permutation test that exchanges the two rows on whole groups. The label-free control "
             "is the best one on these very images. They speak of the networks of this run."

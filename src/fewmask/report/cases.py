@@ -9,7 +9,7 @@ import numpy as np
 
 from fewmask.data.folder import read_target
 from fewmask.io.images import read_image
-from fewmask.report.figures import strip_png
+from fewmask.report.figures import drawn_ids, strip_png
 from fewmask.report.html import Case
 from fewmask.training.evaluation import Evaluation
 from fewmask.training.workspace import Workspace
@@ -29,12 +29,13 @@ def draw_cases(works: Sequence[Workspace], evaluation: Evaluation, module: Any) 
         image = read_image(sample.image_path)
         predictor = module.predictor_of(work)
         final = predictor.mask_of_probs(image, predictor.probs(image))
+        background = work.data.has_background
         panels: list[tuple[str, np.ndarray]] = [("image", image)]
         truth = read_target(sample, work.data)
         if truth is not None and evaluation.ids:
-            panels.append(("truth", truth))
+            panels.append(("truth", drawn_ids(truth, background)))
         panels += module.panels(work, row, image.shape[:2])
-        panels.append(("final prediction", final))
+        panels.append(("final prediction", drawn_ids(final, background)))
         cases.append(Case(title, sample_id, fact, strip_png(panels)))
     return cases
 
@@ -80,7 +81,7 @@ def untagged_test_ids(works: Sequence[Workspace]) -> set[str]:
     return {
         work.data.samples[row].id
         for work in works
-        if work.data.layout != "images"
+        if work.data.has_tags
         for row in work.rows("test", tagged=False)
     }
 

@@ -28,12 +28,26 @@ PALETTE: NDArray[np.uint8] = np.array(
         (240, 228, 66),  # yellow
         (0, 114, 178),  # blue
         (213, 94, 0),  # vermilion
+        (150, 110, 200),  # violet
+        (120, 90, 60),  # brown
+        (180, 215, 100),  # lime
+        (20, 200, 200),  # turquoise
+        (255, 150, 150),  # pink
+        (40, 95, 40),  # dark green
+        (150, 150, 150),  # grey
+        (110, 20, 60),  # wine
+        (250, 205, 160),  # peach
+        (30, 50, 110),  # navy
+        (215, 60, 140),  # magenta
+        (95, 145, 130),  # sage
     ],
     dtype=np.uint8,
 )
-"""Colours of classes 1, 2, … (RGB), told apart also without full colour vision; used again after 7.
+"""Colours of classes 1, 2, … (RGB); the first 7 are told apart also without full colour vision, and
+after 19 they are used again.
 
-Source: Okabe & Ito 2008, *Color Universal Design*, set in an order that suits photographs.
+Source: the first 7: Okabe & Ito 2008, *Color Universal Design*, set in an order that suits
+photographs.
 """
 
 IGNORE_GREY = 128
@@ -53,11 +67,22 @@ _DARK_MODE = (
 def class_colour(class_id: int) -> tuple[int, int, int]:
     """RGB of a foreground class, 1..K.
 
-    >>> class_colour(1) == class_colour(8)
+    >>> class_colour(1) == class_colour(20)
     True
     """
     red, green, blue = PALETTE[(class_id - 1) % len(PALETTE)]
     return int(red), int(green), int(blue)
+
+
+def drawn_ids(mask: NDArray, has_background: bool) -> NDArray:
+    """Ids as :func:`overlay` draws them: where id 0 is a class too, each is one higher.
+
+    >>> drawn_ids(np.array([0, 1, 255]), has_background=False).tolist()
+    [1, 2, 255]
+    """
+    if has_background:
+        return mask
+    return np.where(mask == IGNORE_INDEX, IGNORE_INDEX, mask.astype(np.int64) + 1)
 
 
 def overlay(image: NDArray[np.uint8], mask: NDArray, alpha: float = 0.45) -> NDArray[np.uint8]:

@@ -17,8 +17,11 @@ KIND = {"evidence": "control"}
 NOTE = {"evidence": "raw evidence"}
 
 
-def headline_metrics(class_names: Sequence[str]) -> list[str]:
+def headline_metrics(class_names: Sequence[str], background: bool = True) -> list[str]:
     """Columns of the table: for one class its own scores, for several the means over them."""
+    if not background:
+        means = ["miou_foreground", "fwiou", "pixel_accuracy", "class_accuracy"]
+        return [*means, *(f"iou.pooled.{name}" for name in class_names)]
     if len(class_names) == 1:
         name = class_names[0]
         return [
@@ -32,15 +35,26 @@ def headline_metrics(class_names: Sequence[str]) -> list[str]:
     return ["miou_foreground", "miou", *(f"iou.pooled.{name}" for name in class_names)]
 
 
-def shown_metrics(class_names: Sequence[str], rows: Sequence[Row]) -> list[str]:
+def headline_of(evaluation: Evaluation) -> list[str]:
+    """:func:`headline_metrics` of what was measured."""
+    return headline_metrics(evaluation.class_names, evaluation.has_background)
+
+
+def shown_metrics(
+    class_names: Sequence[str], rows: Sequence[Row], background: bool = True
+) -> list[str]:
     """:func:`headline_metrics`, and ``gap_closed`` where there is a reference to measure it by."""
     closed = any(row.metrics.get("gap_closed") is not None for row in rows)
-    return [*headline_metrics(class_names), *(["gap_closed"] if closed else [])]
+    return [*headline_metrics(class_names, background), *(["gap_closed"] if closed else [])]
 
 
-def terminal_metrics(class_names: Sequence[str], rows: Sequence[Row]) -> list[str]:
+def terminal_metrics(
+    class_names: Sequence[str], rows: Sequence[Row], background: bool = True
+) -> list[str]:
     """The few of :func:`shown_metrics` that fit a terminal."""
-    shown = shown_metrics(class_names, rows)
+    shown = shown_metrics(class_names, rows, background)
+    if not background:
+        return [metric for metric in shown if not metric.startswith("iou.pooled.")]
     first = class_names[0]
     wide = {"miou", f"iou.per_image.{first}", f"fpr_on_empty.{first}"}
     kept = [metric for metric in shown if metric not in wide]
@@ -58,7 +72,7 @@ def summary_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     rows = [
         {**facts, "metrics": evaluation.metrics(i)} for i, facts in enumerate(evaluation.candidates)
     ]
-    main = headline_metrics(evaluation.class_names)[0]
+    main = headline_of(evaluation)[0]
     best = best_label_free_control(rows, main)
     floor = None if best is None else rows[best]["metrics"][main]
     full = [r for r in rows if (r["name"], r["kind"]) == (FULL_SUPERVISION, "reference")]
@@ -108,7 +122,7 @@ def comparisons(
         {
             "with": rows[i]["name"],
             "as": role,
-            "metric": headline_metrics(evaluation.class_names)[0],
+            "metric": headline_of(evaluation)[0],
             **compare_rows(
                 evaluation.matrices[result], evaluation.matrices[i], groups=evaluation.groups
             ),
@@ -136,9 +150,11 @@ def comparison_text(found: dict[str, Any]) -> str:
     return f"{words} against the {found['as']}, {found['with']}"
 
 
-def table_rows(rows: Sequence[dict[str, Any]], class_names: Sequence[str]) -> list[Row]:
+def table_rows(
+    rows: Sequence[dict[str, Any]], class_names: Sequence[str], background: bool = True
+) -> list[Row]:
     """The rows of ``metrics.json`` as they are printed: the result, then the others by score."""
-    main = headline_metrics(class_names)[0]
+    main = headline_metrics(class_names, background)[0]
 
     def rank(row: dict[str, Any]) -> tuple[bool, float]:
         score = row["metrics"].get(main)

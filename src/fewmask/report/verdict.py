@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from fewmask.metrics.paired import Comparison, compare_rows
 from fewmask.report.headings import heading
-from fewmask.report.table import headline_metrics
+from fewmask.report.table import headline_of
 from fewmask.training.evaluation import Evaluation
 
 State = Literal["beats", "does_not_beat", "too_close", "too_few", "not_compared", "not_measured"]
@@ -65,7 +65,7 @@ def verdict_of(evaluation: Evaluation, rows: Sequence[dict[str, Any]]) -> Verdic
         evaluation: Holds the confusion matrices.
         rows: From :func:`fewmask.report.table.summary_rows`, in the evaluation's order.
     """
-    result, main = evaluation.result, headline_metrics(evaluation.class_names)[0]
+    result, main = evaluation.result, headline_of(evaluation)[0]
     if not evaluation.ids:
         return Verdict("not_measured", NO_MASKS)
     if result is None:

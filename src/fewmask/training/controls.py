@@ -15,7 +15,7 @@ def known_empty_rows(work: Workspace) -> list[int]:
 
     In a folder without tags there are none: nobody has said what is on an image.
     """
-    return [] if work.data.layout == "images" else work.rows("train", "val", tagged=False)
+    return work.rows("train", "val", tagged=False) if work.data.has_tags else []
 
 
 def masked_rows(work: Workspace) -> list[int]:

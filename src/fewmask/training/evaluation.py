@@ -77,11 +77,7 @@ def measured_rows(work: Workspace) -> list[int]:
         row
         for row in work.rows("test")
         if work.data.samples[row].mask_path is not None
-        or (
-            work.data.mask_encoding is not None
-            and work.data.layout != "images"
-            and not work.tags[row].any()
-        )
+        or (work.data.mask_encoding is not None and work.data.has_tags and not work.tags[row].any())
     ]
 
 
@@ -92,7 +88,7 @@ def measure(work: Workspace, stage: Stage, candidates: Sequence[Candidate]) -> N
     truth the share of foreground that the result marks on each test image is all there is.
     """
     rows = measured_rows(work)
-    num_classes = len(work.class_names) + 1
+    num_classes = work.num_classes
     shape = (len(candidates), len(rows), num_classes, num_classes)
     if rows:
         matrices = open_array(stage.path / "confusion.npy", np.int64, shape)
@@ -116,6 +112,7 @@ def measure(work: Workspace, stage: Stage, candidates: Sequence[Candidate]) -> N
     samples = [work.data.samples[row] for row in rows]
     record = {
         "class_names": list(work.class_names),
+        "background": work.data.has_background,
         "ids": [sample.id for sample in samples],
         "groups": [sample.group for sample in samples],
         "candidates": [candidate.facts() for candidate in candidates],
@@ -147,13 +144,15 @@ class Evaluation:
     """What :func:`measure` found, over one fold or pooled over several.
 
     Attributes:
-        class_names: The K foreground classes.
+        class_names: The K classes, without the background.
         ids: Test images.
         groups: The group of each.
         candidates: Facts of each row of the table, see :func:`pooled_facts`.
-        matrices: (candidates, images, C, C) int64.
+        matrices: (candidates, images, K + 1, K + 1) int64; without background, row and column 0 are
+            empty.
         incomplete: Rows that some folds have and others lack; they cannot be pooled.
         shares: Where no image has a truth: the share of each test image that the result marks.
+        has_background: Whether there are pixels of no class.
     """
 
     class_names: list[str]
@@ -163,6 +162,7 @@ class Evaluation:
     matrices: np.ndarray
     incomplete: tuple[str, ...] = ()
     shares: dict[str, float] = field(default_factory=dict)
+    has_background: bool = True
 
     @classmethod
     def read(cls, stages: Sequence[Stage]) -> Evaluation:
@@ -180,6 +180,8 @@ class Evaluation:
         for stage, record in zip(stages, records, strict=True):
             if record["ids"]:
                 matrices = np.load(stage.path / "confusion.npy")
+                if not record.get("background", True):
+                    matrices = with_empty_background(matrices)
                 parts.append(matrices[[_names(record).index(name) for name in shared]])
         empty = np.zeros((len(shared), 0, size, size), np.int64)
         return cls(
@@ -190,6 +192,7 @@ class Evaluation:
             matrices=np.concatenate(parts, axis=1) if parts else empty,
             incomplete=tuple(name for name in names if name not in shared),
             shares={i: s for record in records for i, s in record.get("shares", {}).items()},
+            has_background=first.get("background", True),
         )
 
     def metrics(self, index: int, *, bootstrap: int = 1000) -> dict[str, Any]:
@@ -214,6 +217,16 @@ class Evaluation:
         hit = np.einsum("icc->ic", m)[:, 1:].sum(1)
         union = m.sum((1, 2)) - m[:, 0, 0]
         return [float(h / u) if u else None for h, u in zip(hit, union, strict=True)]
+
+
+def with_empty_background(matrices: np.ndarray) -> np.ndarray:
+    """Confusion matrices (..., K, K) of classes without a background, as (..., K + 1, K + 1).
+
+    Every score counts id 0 as background; here it has no pixel and no prediction, so that its own
+    scores are undefined and left out of the means.
+    """
+    before = [(0, 0)] * (matrices.ndim - 2)
+    return np.pad(matrices, [*before, (1, 0), (1, 0)])
 
 
 def pooled_facts(facts: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -32,7 +32,7 @@ def export_masks(work: Workspace, stage: Stage, predictor: Predictor) -> None:
         sample = work.data.samples[rows[i]]
         image = read_image(sample.image_path)
         probs = predictor.probs(image)
-        if work.data.layout != "images":
+        if work.data.has_tags:
             probs = only_tagged(probs, work.tags[rows[i]])
         mask = predictor.mask_of_probs(image, probs)
         file = Path("masks") / f"{sample.id}.png"

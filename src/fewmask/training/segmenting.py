@@ -95,7 +95,7 @@ def fit_segmenter(
     """
     config, path = work.config, stage.path / f"{name}.safetensors"
     seed_all(config.seed, stage.label, name, "weights")
-    network = new_segmenter(config, len(work.class_names) + 1, pretrained=not path.exists())
+    network = new_segmenter(config, work.num_classes, pretrained=not path.exists())
     if path.exists():  # finished before a later part of the stage was interrupted
         load_weights(path, network)
         return network.to(work.device).eval()
@@ -178,7 +178,7 @@ def probs_of_rows(
     Returns:
         (N, K + 1, H, W) float16, memory-mapped; zero for rows that were not asked for.
     """
-    shape = (len(work.images), len(work.class_names) + 1, *work.config.working_size)
+    shape = (len(work.images), work.num_classes, *work.config.working_size)
     probs = open_array(stage.path / f"{name}.npy", np.float16, shape)
     chunks = [list(rows[i : i + 16]) for i in range(0, len(rows), 16)]
     loop = Loop(
@@ -250,7 +250,7 @@ def true_targets(work: Workspace, rows: Sequence[int]) -> np.ndarray:
 
 def load_segmenter(work: Workspace, path: Path) -> SegmenterPredictor:
     """The predictor of weights that a stage of this run has written."""
-    network = new_segmenter(work.config, len(work.class_names) + 1, pretrained=False)
+    network = new_segmenter(work.config, work.num_classes, pretrained=False)
     load_weights(path, network)
     return SegmenterPredictor(
         network.to(work.device).eval(),

@@ -52,8 +52,13 @@ class Workspace:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The K foreground classes."""
+        """The classes, without the background."""
         return self.data.class_names
+
+    @property
+    def num_classes(self) -> int:
+        """Number of class ids, the background's included."""
+        return self.data.num_classes
 
     @cached_property
     def images(self) -> np.ndarray:
