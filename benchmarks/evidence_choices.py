@@ -22,7 +22,6 @@ from fewmask.data.transforms import to_unit
 from fewmask.masks.fuse import fuse_soft
 from fewmask.masks.refine import refine
 from fewmask.pipelines.finished import restore_workspace
-from fewmask.pipelines.running import open_data
 from fewmask.pipelines.tags_erasure import (
     CUTS,
     balanced_cut,
@@ -85,8 +84,8 @@ def main() -> None:
         torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)
     run = RunFolder.open(arguments.run)
-    work, _ = restore_workspace(run, torch.device("cpu"))
-    work.data = open_data("tags", Path(run.record["data"]), work.config)
+    work, tags = restore_workspace(run, torch.device("cpu"))
+    work.data = tags.DATA.open(Path(run.record["data"]), work.config)
     train = work.rows("train", tagged=True)
     rows = drawn_rows(work.tags, train, IMAGES, 0, "benchmark")[0]
     truth = true_targets(work, rows)

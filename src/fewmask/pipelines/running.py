@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -11,8 +10,7 @@ from typing import Any, NamedTuple
 import torch
 
 from fewmask.config import Settings, resolve
-from fewmask.data.check import TOLERATED, check_folder
-from fewmask.data.folder import DataFolder, open_folder, refuse
+from fewmask.data.folder import DataFolder
 from fewmask.data.splits import Split
 from fewmask.errors import DataError, Interrupted, UsageError, shell_command
 from fewmask.metrics.confusion import check_class_names
@@ -20,7 +18,6 @@ from fewmask.pipelines.finishing import finish
 from fewmask.report.tensorboard import require_tensorboard, write_events
 from fewmask.training.arithmetic import arithmetic
 from fewmask.training.device import choose_device
-from fewmask.training.progress import watched
 from fewmask.training.run_folder import RunFolder, Stage
 from fewmask.training.run_places import refuse_inside
 from fewmask.training.signals import stop_on_signals
@@ -31,7 +28,7 @@ from fewmask.training.stages import (
     selected_stages,
     settings_by_content,
 )
-from fewmask.training.workspace import Workspace, cut_parts
+from fewmask.training.workspace import Workspace
 
 PIPELINES = {
     "tags": ("fewmask.pipelines.tags", "TagsConfig"),
@@ -57,17 +54,6 @@ def pipeline_of(name: str) -> tuple[ModuleType, type[Settings]]:
     module_name, schema = PIPELINES[name]
     module = importlib.import_module(module_name)
     return module, getattr(module, schema)
-
-
-def open_data(pipeline: str, root: Path, config: Settings) -> DataFolder:
-    """The data folder as the settings describe it."""
-    return open_folder(
-        root,
-        class_name=config.class_name,
-        class_names=config.class_names,
-        group_pattern=config.group_pattern,
-        require_tags=pipeline == "tags",
-    )
 
 
 class Checked(NamedTuple):
@@ -96,10 +82,10 @@ def checked(pipeline: str, root: Path, out: Path, config: Settings) -> Checked:
     refuse_inside(out, root)
     if out.exists():
         RunFolder.require_free(out)
-    refuse_bad_data(root, config, pipeline)
-    data = open_data(pipeline, root, config)
+    module.DATA.check(root, config)
+    data = module.DATA.open(root, config)
     check_class_names(data.class_names)
-    parts = [cut_parts(data.samples, config, fold) for fold in folds]
+    parts = [module.DATA.cut(data, config, fold) for fold in folds]
     module.refuse_impossible(config, data, stages, parts)
     config = config.replaced(
         threads=config.threads or torch.get_num_threads(),
@@ -214,26 +200,8 @@ def resume(path: Path, moved_to: Path | None = None) -> RunFolder:
             expected="the data of the run",
             fix=f"`{shell_command('resume', path, '--data', 'FOLDER')}` if it was moved there",
         )
-    data = open_data(str(run.record["pipeline"]), root, config)
+    data = module.DATA.open(root, config)
     return _work_through(run, module, config, data, device, resumed=True)
-
-
-def refuse_bad_data(root: Path, config: Settings, pipeline: str) -> None:
-    """Decode everything once and refuse all at once what would fail or mislead later.
-
-    Raises:
-        DataError: with every problem of the folder.
-        SecurityError: if one of them is a path that leaves it.
-    """
-    report = check_folder(
-        root,
-        watch=partial(watched, title="check", unit="image"),
-        class_name=config.class_name,
-        class_names=config.class_names,
-        group_pattern=config.group_pattern,
-        require_tags=pipeline == "tags",
-    )
-    refuse([problem for problem in report.problems if problem.code not in TOLERATED])
 
 
 def stages_of_run(module: ModuleType, config: Settings) -> list[str]:

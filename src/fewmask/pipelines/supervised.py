@@ -21,6 +21,7 @@ import numpy as np
 from fewmask.data.folder import DataFolder
 from fewmask.data.splits import Split
 from fewmask.errors import DataError
+from fewmask.pipelines.folders import one_folder
 from fewmask.pipelines.supervised_config import PRESETS, SupervisedConfig
 from fewmask.report.bill import pretrained_labels
 from fewmask.training.controls import balanced_rows, few_masked_rows, masked_rows
@@ -40,6 +41,7 @@ from fewmask.training.workspace import Workspace, prepare, split
 
 __all__ = [
     "ALWAYS",
+    "DATA",
     "NEEDS",
     "PRESETS",
     "STAGES",
@@ -143,6 +145,7 @@ def checks(works: Sequence[Workspace]) -> dict[str, Any]:  # noqa: ARG001
     return {}
 
 
+DATA = one_folder(require_tags=False)
 STAGES = (
     StageSpec("prepare", prepare, shared=True),
     StageSpec("split", split, reads=("prepare",)),

@@ -46,6 +46,7 @@ import numpy as np
 from fewmask.conventions import IGNORE_INDEX
 from fewmask.data.splits import check_lineage
 from fewmask.masks.pseudo_labels import against_the_rest, only_tagged
+from fewmask.pipelines.folders import one_folder
 from fewmask.pipelines.tags_bill import bill
 from fewmask.pipelines.tags_checks import refuse_impossible
 from fewmask.pipelines.tags_config import PRESETS, TagsConfig
@@ -77,6 +78,7 @@ from fewmask.training.workspace import Workspace, prepare, split
 
 __all__ = [
     "ALWAYS",
+    "DATA",
     "NEEDS",
     "PRESETS",
     "STAGES",
@@ -178,6 +180,7 @@ def predictor_of(work: Workspace) -> SegmenterPredictor | EvidencePredictor:
     return EvidencePredictor(EvidenceMaker.of(work), work.config)
 
 
+DATA = one_folder(require_tags=True)
 STAGES = (
     StageSpec("prepare", prepare, shared=True),
     StageSpec("split", split, reads=("prepare",)),
