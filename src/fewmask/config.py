@@ -128,6 +128,11 @@ class Settings(BaseModel):
         """Height and width in px to which images are resized for training and prediction."""
         return self.image_size, self.image_size
 
+    @property
+    def data_folders(self) -> dict[str, Path]:
+        """Settings that name a folder of images beside the data folder, if any are given."""
+        return {}
+
     def replaced(self, **changes: Any) -> Self:
         """A validated copy with some fields changed."""
         return type(self).model_validate({**self.model_dump(), **changes})

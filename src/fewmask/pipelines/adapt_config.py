@@ -1,7 +1,8 @@
-"""Settings of pipeline ``adapt``, so far those of its translation."""
+"""Settings of pipeline ``adapt``, so far those of its data and its translation."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -11,6 +12,24 @@ from fewmask.config import Settings
 
 class AdaptConfig(Settings):
     """Settings of pipeline ``adapt``; the defaults are the published ones."""
+
+    target: Path | None = None
+    """Folder of unlabelled images of the target domain."""
+    test: Path | None = None
+    """Folder of labelled images of the target domain, to measure on and nothing else."""
+    labels: Literal["auto", "camvid", "cityscapes"] = "auto"
+    """What the masks' values mean: a data set's own, or auto: by the folder's layout, otherwise ids
+    from 0 in the order of `class_names`."""
+    ignore_ids: tuple[int, ...] = ()
+    """Values of masks that are to be ignored, beside 255."""
+    class_names: tuple[str, ...] | None = None
+    """Names of the classes in the order of their mask ids, from 0."""
+    image_size: int = Field(192, ge=32)
+    """Height in px to which images are resized for training and prediction; at least 32."""
+    image_width: int = Field(256, ge=32)
+    """Width in px."""
+    seen_from_above: bool = False
+    """Images have no up and down (aerial, microscope): train with all mirror images and turns."""
 
     translate_width: int = Field(64, ge=1)
     """Channels of UNIT's finest level. Published: 64."""
@@ -38,3 +57,14 @@ class AdaptConfig(Settings):
     """Weight of the perceptual loss between an image and its translation. Published: 1."""
     translate_perceptual_norm: bool = True
     """Compare instance-normalised features, so that light and colour do not count."""
+
+    @property
+    def data_folders(self) -> dict[str, Path]:
+        """Settings that name a folder of images beside the source."""
+        folders = {"target": self.target, "test": self.test}
+        return {name: path for name, path in folders.items() if path is not None}
+
+    @property
+    def working_size(self) -> tuple[int, int]:
+        """Height and width in px to which images are resized for training and prediction."""
+        return self.image_size, self.image_width

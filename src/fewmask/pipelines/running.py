@@ -79,7 +79,8 @@ def checked(pipeline: str, root: Path, out: Path, config: Settings) -> Checked:
     device = choose_device(config.device)
     if config.tensorboard:
         require_tensorboard()
-    refuse_inside(out, root)
+    for folder in (root, *config.data_folders.values()):
+        refuse_inside(out, folder)
     if out.exists():
         RunFolder.require_free(out)
     module.DATA.check(root, config)
@@ -89,7 +90,10 @@ def checked(pipeline: str, root: Path, out: Path, config: Settings) -> Checked:
     module.refuse_impossible(config, data, stages, parts)
     config = config.replaced(
         threads=config.threads or torch.get_num_threads(),
-        **{name: str(path.resolve()) for name, path in input_files(config).items()},
+        **{
+            name: str(path.resolve())
+            for name, path in (input_files(config) | config.data_folders).items()
+        },
     )
     settings_by_content(config)  # refuses a file that is not there
     return Checked(module, config, data, device, stages, folds, parts[0])

@@ -172,7 +172,8 @@ def inputs_of_stages(
 
 def input_files(config: Settings) -> dict[str, Path]:
     """The files that settings name, by setting."""
-    files = {name: value for name, value in config if isinstance(value, Path)}
+    folders = config.data_folders
+    files = {n: value for n, value in config if isinstance(value, Path) and n not in folders}
     if config.encoder_weights not in {"packaged", "imagenet", "none"}:
         files["encoder_weights"] = Path(config.encoder_weights)
     return files
@@ -181,10 +182,12 @@ def input_files(config: Settings) -> dict[str, Path]:
 def settings_by_content(config: Settings) -> dict[str, Any]:
     """The settings as they enter stage keys: a file is what is in it, wherever it lies.
 
+    Folders of images are left out: what is in them enters with the images.
+
     Raises:
         UsageError: a file is not there.
     """
-    settings = config.model_dump(mode="json")
+    settings = config.model_dump(mode="json", exclude=set(config.data_folders))
     for name, path in input_files(config).items():
         if not path.is_file():
             raise UsageError.of(

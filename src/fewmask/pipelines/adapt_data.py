@@ -1,0 +1,197 @@
+"""Where the images of ``adapt`` come from: two or three folders, checked, opened as one, and cut.
+
+Samples are called ``source/...``, ``target/...`` and ``test/...``. Learned from are the labelled
+source images and the unlabelled target images of their training parts; measured is on ``test``, or
+on the target's own official test part. Masks of target images are opened where they are, and used
+to measure and for the oracle alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+from fewmask.conventions import IGNORE_INDEX
+from fewmask.data.content import find_duplicates, inspect_all
+from fewmask.data.domains import Domain, open_domain
+from fewmask.data.folder import DataFolder, refuse
+from fewmask.data.label_sets import CAMVID, CITYSCAPES, LabelSet, plain_ids
+from fewmask.data.mask_encoding import read_values
+from fewmask.data.records import Sample
+from fewmask.data.splits import Split, cut_folds
+from fewmask.errors import DataError, Problem, UsageError
+from fewmask.pipelines.adapt_config import AdaptConfig
+from fewmask.pipelines.folders import DataSource
+from fewmask.training.progress import watched
+
+SHOWN = 5
+"""So many files of one kind of problem are named."""
+
+
+def open_domains(root: Path, config: AdaptConfig) -> DataFolder:
+    """Source, target and test images as one set of samples.
+
+    Args:
+        root: The source folder.
+        config: Names the others.
+
+    Raises:
+        UsageError: a folder is not there, holds no image, or the settings leave something open.
+        DataError: the source has no mask, or the domains' masks mean different things.
+    """
+    domains = _domains(root, config)
+    labels = label_set(domains["source"], config)
+    for name, domain in domains.items():
+        if domain.labels and domain.labels.names != labels.names:
+            raise DataError.of(
+                "LABELS-DIFFER",
+                where=domain.root,
+                found=f"classes {', '.join(domain.labels.names[:4])}, ...",
+                expected=f"those of the source: {', '.join(labels.names[:4])}, ...",
+                fix=f"give a --{name} with masks of the same classes, or without masks",
+            )
+    samples = [sample for domain in domains.values() for sample in domain.samples]
+    return DataFolder(
+        root=root,
+        samples=tuple(sorted(samples, key=lambda sample: sample.id)),
+        class_names=labels.names,
+        layout="domains",
+        mask_encoding=labels,
+        has_background=False,
+    )
+
+
+def check_domains(root: Path, config: AdaptConfig) -> None:
+    """Decode every image and mask, and refuse all at once what is wrong with them.
+
+    Raises:
+        UsageError: as :func:`open_domains`.
+        DataError: with every problem of all folders.
+        SecurityError: a path that leaves its folder.
+    """
+    domains = _domains(root, config)
+    labels = label_set(domains["source"], config)
+    problems: list[Problem] = []
+    for domain in domains.values():
+        problems += domain.problems
+        own = domain.labels or labels
+        values, unreadable = read_values(s.mask_path for s in domain.samples if s.mask_path)
+        problems += unreadable + _strangers(values.items(), own, domain)
+    samples = [sample for domain in domains.values() for sample in domain.samples]
+    inspections = inspect_all(samples, partial(watched, title="check", unit="image"))
+    for inspection in inspections:
+        problems += inspection.problems
+    problems += [one for one in find_duplicates(inspections) if _across(one, samples)]
+    refuse(problems)
+
+
+def cut_domains(data: DataFolder, config: AdaptConfig, fold: int) -> Split:
+    """Training, validation and test parts; the folders' own, where they have any.
+
+    Train: source images with a mask, and all target images, but for those of an official test
+    part. Val: the source's official validation part, or ``val_fraction`` of its groups. Test: the
+    ``test`` folder, or the target's official test part.
+    """
+    domains = _domains(data.root, config)
+    part_of = {name: part for domain in domains.values() for name, part in domain.part_of.items()}
+    source = [s for s in data.samples if _domain(s) == "source" and s.mask_path]
+    learned = [s for s in source if part_of.get(s.id, "train") == "train"]
+    val = [s for s in source if part_of.get(s.id) == "val"]
+    if not val and config.val_fraction and len({s.group for s in learned}) > 1:
+        folds = min(round(1 / config.val_fraction), len({s.group for s in learned}))
+        fold_of = cut_folds(learned, folds=max(folds, 2), seed=config.split_seed)
+        val = [s for s, own in zip(learned, fold_of, strict=True) if own == fold]
+        learned = [s for s, own in zip(learned, fold_of, strict=True) if own != fold]
+    target = [s for s in data.samples if _domain(s) == "target"]
+    test = [s for s in data.samples if _domain(s) == "test"]
+    held_out = [s for s in target if part_of.get(s.id) == "test"]
+    unlabelled = [s for s in target if part_of.get(s.id) != "test"]
+    return Split(
+        train=tuple(s.id for s in (*learned, *unlabelled)),
+        val=tuple(s.id for s in val),
+        test=tuple(s.id for s in (test or held_out)),
+    )
+
+
+DOMAINS = DataSource(check=check_domains, open=open_domains, cut=cut_domains)  # type: ignore[arg-type]
+
+
+def _domains(root: Path, config: AdaptConfig) -> dict[str, Domain]:
+    if config.target is None:
+        raise UsageError.of(
+            "TARGET-MISSING",
+            where="--target",
+            found="nothing",
+            expected="a folder of images of the domain to adapt to",
+            fix="--target NIGHT",
+        )
+    roots = {"source": root, "target": config.target, "test": config.test}
+    return {
+        name: open_domain(path, name, group_pattern=config.group_pattern)
+        for name, path in roots.items()
+        if path is not None
+    }
+
+
+def label_set(source: Domain, config: AdaptConfig) -> LabelSet:
+    """What the source's masks mean: as its layout says, or as the settings do, or by their ids.
+
+    Raises:
+        DataError: the source has no mask.
+    """
+    known = {"camvid": CAMVID, "cityscapes": CITYSCAPES}
+    masks = [sample.mask_path for sample in source.samples if sample.mask_path]
+    if not masks:
+        raise DataError.of(
+            "NO-MASKS",
+            where=source.root,
+            found="no mask",
+            expected="masks of the source images: images/ and masks/ with the same names",
+            fix="add masks; images without any are for --target",
+        )
+    if config.labels != "auto":
+        return known[config.labels]
+    if source.labels:
+        return source.labels
+    if config.class_names:
+        return plain_ids(config.class_names, config.ignore_ids)
+    values, _ = read_values(masks)
+    ids = {v for counts in values.values() for v in counts} - {IGNORE_INDEX, *config.ignore_ids}
+    names = tuple(f"class_{number}" for number in range(max(ids, default=0) + 1))
+    return plain_ids(names, config.ignore_ids)
+
+
+def _strangers(
+    values_of: Iterable[tuple[Path, dict[int, int]]], labels: LabelSet, domain: Domain
+) -> list[Problem]:
+    """One problem for all masks of a domain with values that are no class."""
+    wrong = {
+        path: strange for path, values in values_of if (strange := labels.strangers([*values]))
+    }
+    if not wrong:
+        return []
+    path, strange = next(iter(wrong.items()))
+    values = ", ".join(map(str, strange[:8]))
+    return [
+        Problem(
+            "MASK-VALUES",
+            str(path),
+            f"{values}" + (f", and so in {len(wrong) - 1} more masks" if len(wrong) > 1 else ""),
+            f"0 to {max(labels.id_of)} for {', '.join(labels.names[:4])}, ...; 255 to ignore",
+            "name all classes with --class-names, or what to leave out with --ignore-ids"
+            if domain.layout == "plain"
+            else "export the masks again as the data set publishes them",
+        )
+    ]
+
+
+def _domain(sample: Sample) -> str:
+    return sample.id.split("/")[0]
+
+
+def _across(duplicate: Problem, samples: Sequence[Sample]) -> bool:
+    """Whether copies stand in several domains: such a target would be labelled, or tested on."""
+    names = {sample.id for sample in samples}
+    told = duplicate.found.partition(": ")[2].split(", ")
+    return len({name.split("/")[0] for name in told if name in names}) > 1

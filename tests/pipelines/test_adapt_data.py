@@ -1,0 +1,204 @@
+"""The folders of `adapt`: what is learned from, what is measured on, and what is refused."""
+
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fewmask.data.folder import read_target
+from fewmask.data.street import STREET_CLASS_NAMES, make_street
+from fewmask.errors import DataError, FewmaskError, UsageError
+from fewmask.pipelines.adapt_config import AdaptConfig
+from fewmask.pipelines.adapt_data import check_domains, cut_domains, open_domains
+from fewmask.training.stages import input_files, settings_by_content
+
+
+@pytest.fixture(scope="session")
+def made(tmp_path_factory):
+    root = tmp_path_factory.mktemp("street")
+    return make_street(root, day=12, night=6, test=4, width=48, height=32)
+
+
+@pytest.fixture
+def street(made, tmp_path):
+    return shutil.copytree(made, tmp_path / "street")
+
+
+def config(root, **settings):
+    folders = {"target": root / "night", "test": root / "test"}
+    return AdaptConfig(**{**folders, "class_names": STREET_CLASS_NAMES, **settings})
+
+
+def parts(root, **settings):
+    settings = config(root, **settings)
+    data = open_domains(root / "day", settings)
+    return data, cut_domains(data, settings, 0)
+
+
+def domains(ids):
+    return {name.split("/")[0] for name in ids}
+
+
+def test_a_labelled_day_and_an_unlabelled_night_become_one_set_of_samples(street, tree):
+    before = tree(street)
+    check_domains(street / "day", config(street))
+    data, split = parts(street)
+    assert data.class_names == STREET_CLASS_NAMES
+    assert data.num_classes == len(STREET_CLASS_NAMES)
+    assert not data.has_background
+    assert not data.has_tags
+    assert len(data.samples) == 12 + 6 + 4
+    assert domains(split.train) == {"source", "target"}
+    assert domains(split.val) == {"source"}
+    assert domains(split.test) == {"test"}
+    assert len(split.val) in (1, 2)
+    assert len(split.train) + len(split.val) + len(split.test) == len(data.samples)
+    assert tree(street) == before
+
+
+def test_masks_keep_their_ids_and_what_is_ignored(street):
+    mask = street / "day" / "masks" / "0000.png"
+    pixels = np.array(Image.open(mask))
+    pixels[0, :3] = (9, 255, 7)
+    Image.fromarray(pixels).save(mask)
+    data, _ = parts(street, ignore_ids=(9,))
+    sample = next(s for s in data.samples if s.id == "source/0000")
+    target = read_target(sample, data)
+    assert target[0, :3].tolist() == [255, 255, 7]
+    assert np.array_equal(target[1:], pixels[1:])
+    unlabelled = next(s for s in data.samples if s.id.startswith("target/"))
+    assert read_target(unlabelled, data) is None
+
+
+def test_without_names_the_ids_name_the_classes(street):
+    data, _ = parts(street, class_names=None)
+    assert data.class_names == tuple(f"class_{i}" for i in range(8))
+
+
+def test_no_test_folder_nothing_to_measure_on(street):
+    _, split = parts(street, test=None)
+    assert split.test == ()
+    assert domains(split.train) == {"source", "target"}
+
+
+def test_official_parts_of_source_and_target_are_kept(street):
+    for kind in ("images", "masks"):
+        for i, part in enumerate(["train"] * 8 + ["val"] * 2 + ["test"] * 2):
+            folder = street / "day" / kind / part
+            folder.mkdir(exist_ok=True)
+            (street / "day" / kind / f"{i:04d}.png").rename(folder / f"{i:04d}.png")
+    for i, part in enumerate(["train"] * 4 + ["test"] * 2):
+        folder = street / "night" / "images" / part
+        folder.mkdir(exist_ok=True)
+        (street / "night" / "images" / f"{i:04d}.png").rename(folder / f"{i:04d}.png")
+    _, split = parts(street, test=None)
+    assert [n for n in split.train if n.startswith("source")] == [
+        f"source/train/{i:04d}" for i in range(8)
+    ]
+    assert split.val == ("source/val/0008", "source/val/0009")
+    assert split.test == ("target/test/0004", "target/test/0005")
+    assert not set(split.test) & set(split.train)
+
+
+def test_folders_are_no_files_and_enter_no_stage_key_by_name(street, tmp_path):
+    here, moved = config(street), config(shutil.copytree(street, tmp_path / "moved"))
+    assert here.data_folders == {"target": street / "night", "test": street / "test"}
+    assert input_files(here) == {}
+    assert settings_by_content(here) == settings_by_content(moved)
+
+
+def break_mask(root):
+    (root / "day" / "masks" / "0001.png").write_bytes(b"no png")
+
+
+def strange_id(root):
+    path = root / "day" / "masks" / "0002.png"
+    pixels = np.array(Image.open(path))
+    pixels[3, 3] = 77
+    Image.fromarray(pixels).save(path)
+
+
+def truncate(root):
+    path = root / "night" / "images" / "0003.png"
+    path.write_bytes(path.read_bytes()[:200])
+
+
+def other_size(root):
+    path = root / "day" / "masks" / "0004.png"
+    Image.open(path).resize((24, 16)).save(path)
+
+
+def orphan(root):
+    (root / "day" / "images" / "0005.png").unlink()
+
+
+def copy_of_target_in_test(root):
+    shutil.copy(root / "night" / "images" / "0000.png", root / "test" / "images" / "9999.png")
+
+
+def no_masks(root):
+    shutil.rmtree(root / "day" / "masks")
+
+
+def no_target(root):
+    shutil.rmtree(root / "night")
+
+
+def empty_target(root):
+    shutil.rmtree(root / "night")
+    (root / "night").mkdir()
+
+
+@pytest.mark.parametrize(
+    ("damage", "code", "where"),
+    [
+        (break_mask, "IMAGE-FORMAT", "0001.png"),
+        (strange_id, "MASK-VALUES", "0002.png"),
+        (truncate, "IMAGE", "0003.png"),
+        (other_size, "MASK-SIZE", "0004.png"),
+        (orphan, "MASK-UNPAIRED", "0005.png"),
+        (copy_of_target_in_test, "DUPLICATE", "9999"),
+        (no_masks, "NO-MASKS", "day"),
+        (no_target, "FOLDER-MISSING", "night"),
+        (empty_target, "IMAGES-MISSING", "night"),
+    ],
+)
+def test_refusals_name_the_file(street, tree, damage, code, where):
+    damage(street)
+    before = tree(street)
+    with pytest.raises(FewmaskError) as caught:
+        check_domains(street / "day", config(street))
+    told = [p for p in caught.value.problems if p.code.startswith(code)]
+    assert told, caught.value
+    assert any(where in f"{p.where} {p.found}" for p in told)
+    assert tree(street) == before
+
+
+def test_all_problems_of_all_folders_are_told_at_once(street):
+    for damage in (break_mask, strange_id, truncate, other_size):
+        damage(street)
+    with pytest.raises(DataError) as caught:
+        check_domains(street / "day", config(street))
+    places = " ".join(problem.where for problem in caught.value.problems)
+    assert all(f"000{i}.png" in places for i in (1, 2, 3, 4))
+
+
+def test_no_target_named(street):
+    with pytest.raises(UsageError, match="--target NIGHT"):
+        check_domains(street / "day", config(street, target=None))
+
+
+def test_test_masks_of_other_classes_are_refused(street, tmp_path):
+    for folder in ("test", "testannot"):
+        (tmp_path / "camvid" / folder).mkdir(parents=True)
+        blank = np.zeros((8, 8, 3) if folder == "test" else (8, 8), np.uint8)
+        Image.fromarray(blank).save(tmp_path / "camvid" / folder / "0001TP_1.png")
+    with pytest.raises(DataError, match="LABELS-DIFFER"):
+        open_domains(street / "day", config(street, test=tmp_path / "camvid"))
+
+
+def test_copies_within_a_domain_are_no_problem(street):
+    shutil.copy(street / "day" / "images" / "0000.png", street / "day" / "images" / "0100.png")
+    shutil.copy(street / "day" / "masks" / "0000.png", street / "day" / "masks" / "0100.png")
+    check_domains(street / "day", config(street))
