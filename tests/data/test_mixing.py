@@ -4,7 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from fewmask.data.mixing import class_mix_region, paste, rare_class_shares
+from fewmask.data.mixing import (
+    class_mix_region,
+    paste,
+    rare_class_shares,
+    rare_image_shares,
+)
 from fewmask.errors import DataError
 
 
@@ -56,3 +61,17 @@ class TestRareClasses:
     def test_no_pixel_at_all_is_refused(self):
         with pytest.raises(DataError, match="MASKS-EMPTY"):
             rare_class_shares(np.zeros(3))
+
+    def test_images_are_drawn_as_if_the_class_came_first(self):
+        rng = draw()
+        pixels = rng.integers(0, 50, (20, 4)) * (rng.random((20, 4)) < 0.4)
+        pixels[0, 3] = 2  # too few
+        shares = rare_image_shares(pixels, temperature=0.5, least_px=5)
+        by_class = rare_class_shares(pixels.sum(0), 0.5)
+        counts = np.zeros(20)
+        for _ in range(20_000):  # draw a class, then one of its images
+            own = np.flatnonzero(pixels[:, rng.choice(4, p=by_class)] >= 5)
+            counts[rng.choice(own)] += 1
+        assert shares.sum() == pytest.approx(1)
+        assert shares == pytest.approx(counts / 20_000, abs=0.012)
+        assert (shares[(pixels < 5).all(1)] == 0).all()

@@ -68,7 +68,8 @@ class StepOrder(Sampler[list[tuple[int, int]]]):
     """The batch of every step from ``first_step`` on, as (epoch, position) pairs.
 
     Each epoch is a permutation drawn from (seed, name, epoch). The last, incomplete batch of an
-    epoch is left out unless it is the only one.
+    epoch is left out unless it is the only one. With ``shares`` there are no epochs: each batch is
+    drawn anew from (seed, name, step), no position twice in it, and the step stands for the epoch.
 
     >>> order = StepOrder(5, 2, seed=0, name="x", total_steps=4)
     >>> batches = list(order)
@@ -87,7 +88,9 @@ class StepOrder(Sampler[list[tuple[int, int]]]):
         name: str,
         total_steps: int,
         first_step: int = 0,
+        shares: np.ndarray | None = None,
     ) -> None:
+        self.shares = shares
         self.size, self.batch_size = size, batch_size
         self.seed, self.name = seed, name
         self.total_steps, self.first_step = total_steps, first_step
@@ -95,6 +98,12 @@ class StepOrder(Sampler[list[tuple[int, int]]]):
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         per_epoch = steps_per_epoch(self.size, self.batch_size)
         for step in range(self.first_step, self.total_steps):
+            if self.shares is not None:
+                count = min(self.batch_size, int(np.count_nonzero(self.shares)))
+                draw = generator(self.seed, self.name, "draw", step)
+                drawn = draw.choice(self.size, count, replace=False, p=self.shares)
+                yield [(step, int(position)) for position in drawn]
+                continue
             epoch, place = divmod(step, per_epoch)
             order = generator(self.seed, self.name, "order", epoch).permutation(self.size)
             chosen = order[place * self.batch_size : (place + 1) * self.batch_size]
@@ -116,8 +125,18 @@ def step_loader(
     total_steps: int,
     first_step: int = 0,
     workers: int = 0,
+    shares: np.ndarray | None = None,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of all steps from ``first_step`` on; the same for any number of workers.
+
+    Args:
+        dataset: Images and targets.
+        batch_size: Images a step.
+        total_steps: Length of the training.
+        first_step: Where to begin.
+        workers: Loader processes.
+        shares: (len(dataset),) float that sums to 1: how often each position is asked for; None
+            takes each once an epoch.
 
     Nothing is drawn from torch's global generator: the step in which a loader starts draws as it
     would without.
@@ -129,6 +148,7 @@ def step_loader(
         name=dataset.name,
         total_steps=total_steps,
         first_step=first_step,
+        shares=shares,
     )
     own = torch.Generator().manual_seed(derive_seed(dataset.seed, dataset.name, "loader"))
     return iter(DataLoader(dataset, batch_sampler=order, num_workers=workers, generator=own))

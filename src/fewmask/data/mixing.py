@@ -40,6 +40,33 @@ def paste(region: Tensor, upper: Tensor, lower: Tensor) -> Tensor:
     return torch.where(region, upper, lower)
 
 
+def rare_image_shares(
+    class_pixels: np.ndarray, temperature: float = 0.1, least_px: int = 1
+) -> np.ndarray:
+    """How often to draw each image, if a class is drawn first and then one of its images.
+
+    Args:
+        class_pixels: (N, C) pixels of each class on each image.
+        temperature: Of :func:`rare_class_shares`.
+        least_px: An image has a class if so many of its pixels do.
+
+    Returns:
+        (N,) float64 that sums to 1.
+
+    Raises:
+        DataError: no image has a class.
+
+    Source: Hoyer et al. 2022 ("DAFormer"), section 3.3.
+
+    >>> pixels = np.array([[90, 0], [80, 10], [90, 0]])
+    >>> rare_image_shares(pixels, temperature=1.0).round(2).tolist()
+    [0.09, 0.81, 0.09]
+    """
+    has = class_pixels >= max(least_px, 1)  # (N, C)
+    shares = rare_class_shares(np.where(has.any(0), class_pixels.sum(0), 0), temperature)
+    return has / np.maximum(has.sum(0), 1) @ shares
+
+
 def rare_class_shares(pixels: np.ndarray, temperature: float = 0.1) -> np.ndarray:
     """How often to ask for an image with each class: exp((1 − f) / T), normalised.
 
