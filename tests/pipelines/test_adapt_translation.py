@@ -2,15 +2,28 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
+from fewmask.data.street import STREET_CLASS_NAMES, make_street
 from fewmask.models.features import content_features
 from fewmask.pipelines import adapt_translation
 from fewmask.pipelines.adapt_config import AdaptConfig
-from fewmask.pipelines.adapt_translation import judges_loss, new_unit, unit_loss, unit_step
+from fewmask.pipelines.adapt_data import cut_domains, open_domains
+from fewmask.pipelines.adapt_translation import (
+    judges_loss,
+    load_unit,
+    new_unit,
+    random_crop,
+    train_unit,
+    translate_image,
+    unit_loss,
+    unit_step,
+)
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import RunFolder
+from fewmask.training.workspace import Workspace, prepare
 
 SMALL = AdaptConfig(
     translate_width=4,
@@ -147,8 +160,8 @@ def trained(folder, steps, features):
     judges = [*nets.disc_a.parameters(), *nets.disc_b.parameters()]
     adam = {"lr": SMALL.translate_learning_rate, "betas": (0.5, 0.999)}
     optimizers = {
-        "unit": torch.optim.Adam(nets.unit.parameters(), **adam),
-        "judges": torch.optim.Adam(judges, **adam),
+        "optimizer_unit": torch.optim.Adam(nets.unit.parameters(), **adam),
+        "optimizer_judges": torch.optim.Adam(judges, **adam),
     }
     run = RunFolder.create(folder / "run", {"pipeline": "none", "settings": {}})
     run.quiet = True
@@ -184,3 +197,86 @@ def test_the_perceptual_loss_s_own_network_is_not_trained(tmp_path):
     _, records, _ = trained(tmp_path, 2, features)
     assert records[-1]["perceptual"] > 0
     assert all(torch.equal(v, before[k]) for k, v in features.state_dict().items())
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory):
+    root = tmp_path_factory.mktemp("street")
+    return make_street(root, day=6, night=4, test=2, width=48, height=36)
+
+
+class TestTraining:
+    """The stage itself, on a generated street."""
+
+    def work(self, street, folder, **settings):
+        """A workspace whose images are prepared and cut."""
+        config = SMALL.replaced(
+            target=street / "night", test=street / "test", class_names=STREET_CLASS_NAMES,
+            image_size=36, image_width=48, translate_crop_px=32, translate_batch_size=2,
+            translate_steps=3, translate_lambda_perceptual=0.0, **settings,
+        )  # fmt: skip
+        run = RunFolder.create(folder, {"pipeline": "adapt", "settings": {}})
+        run.quiet = True
+        data = open_domains(street / "day", config)
+        work = Workspace(run, config, data, torch.device("cpu"))
+        work.stages["prepare"] = run.stage(1, "prepare", "key")
+        prepare(work, work.stages["prepare"])
+        split = cut_domains(data, config, 0)
+        work.stages["split"] = run.stage(2, "split", "key")
+        work.stages["split"].write_json("split.json", vars(split))
+        work.stages["translate"] = run.stage(3, "translate", "key")
+        return work
+
+    def trained(self, street, folder):
+        work = self.work(street, folder)
+        train_unit(work, work.stages["translate"])
+        return work
+
+    def test_the_same_seed_gives_the_same_weights(self, street, tmp_path):
+        first, second = (load_unit(self.trained(street, tmp_path / name)) for name in "ab")
+        for name, tensor in first.state_dict().items():
+            assert torch.equal(tensor, second.state_dict()[name]), name
+
+    def test_killed_after_any_step_and_resumed_it_ends_in_the_same_weights(
+        self, street, tmp_path, monkeypatch
+    ):
+        whole = load_unit(self.trained(street, tmp_path / "whole")).state_dict()
+        step = adapt_translation.unit_step
+        for stop in (1, 2):
+            calls = []
+
+            def killed(*args, calls=calls, stop=stop):
+                if len(calls) == stop:
+                    raise RuntimeError("killed")
+                calls.append(1)
+                return step(*args)
+
+            work = self.work(street, tmp_path / f"killed-{stop}")
+            monkeypatch.setattr(adapt_translation, "unit_step", killed)
+            with pytest.raises(RuntimeError, match="killed"):
+                train_unit(work, work.stages["translate"])
+            monkeypatch.setattr(adapt_translation, "unit_step", step)
+            train_unit(work, work.stages["translate"])
+            resumed = load_unit(work).state_dict()
+            assert all(torch.equal(resumed[name], tensor) for name, tensor in whole.items())
+
+    def test_an_image_is_translated_at_its_own_size(self, street, tmp_path):
+        unit = load_unit(self.trained(street, tmp_path / "run"))
+        image = np.random.default_rng(0).integers(0, 256, (35, 50, 3), dtype=np.uint8)
+        there, back = translate_image(unit, image, "b"), translate_image(unit, image, "a")
+        assert there.shape == back.shape == image.shape
+        assert there.dtype == np.uint8
+        assert not np.array_equal(there, back)
+
+
+def test_a_crop_is_a_part_of_the_image_with_sides_that_are_multiples_of_four():
+    torch.manual_seed(0)
+    image = torch.arange(2 * 37 * 50).view(2, 1, 37, 50)
+    places = set()
+    for _ in range(20):
+        crop = random_crop(image, 40)
+        assert crop.shape == (2, 1, 36, 40)
+        top, left = divmod(int(crop[0, 0, 0, 0]), 50)
+        assert torch.equal(crop, image[..., top : top + 36, left : left + 40])
+        places.add((top, left))
+    assert len(places) > 5

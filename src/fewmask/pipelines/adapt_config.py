@@ -31,6 +31,17 @@ class AdaptConfig(Settings):
     seen_from_above: bool = False
     """Images have no up and down (aerial, microscope): train with all mirror images and turns."""
 
+    translate_steps: int = Field(100_000, ge=1)
+    """Optimiser steps of UNIT. Not published; 1,000,000 at batch 1 is its authors' default."""
+    translate_batch_size: int = Field(1, ge=1)
+    """Images of each domain a step. Published: its authors' default, 1."""
+    translate_crop_px: int = Field(512, ge=32)
+    """Side of the random crops that UNIT is trained on, cut to the working size; a multiple of 4.
+    Published: 256, then 512."""
+    translate_perceptual_network: str = "vgg16"
+    """Network of the perceptual loss: vgg16, as published, or timm's name of one."""
+    translate_perceptual_weights: str = "imagenet"
+    """Its weights: imagenet (vgg16 only, fetched on first use), packaged, or a file."""
     translate_width: int = Field(64, ge=1)
     """Channels of UNIT's finest level. Published: 64."""
     translate_blocks: int = Field(3, ge=0)

@@ -24,6 +24,7 @@ from fewmask.errors import DataError, Problem, UsageError
 from fewmask.pipelines.adapt_config import AdaptConfig
 from fewmask.pipelines.folders import DataSource
 from fewmask.training.progress import watched
+from fewmask.training.workspace import Workspace
 
 SHOWN = 5
 """So many files of one kind of problem are named."""
@@ -112,6 +113,17 @@ def cut_domains(data: DataFolder, config: AdaptConfig, fold: int) -> Split:
         val=tuple(s.id for s in val),
         test=tuple(s.id for s in (test or held_out)),
     )
+
+
+def domain_rows(work: Workspace, domain: str, *parts: str) -> list[int]:
+    """Rows of one domain's samples in some parts of the split.
+
+    Args:
+        work: A fold, split already.
+        domain: ``source``, ``target`` or ``test``.
+        *parts: Any of ``train``, ``val``, ``test``.
+    """
+    return [row for row in work.rows(*parts) if _domain(work.data.samples[row]) == domain]
 
 
 DOMAINS = DataSource(check=check_domains, open=open_domains, cut=cut_domains)  # type: ignore[arg-type]

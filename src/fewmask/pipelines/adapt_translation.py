@@ -12,11 +12,14 @@ saturate.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from fewmask.data.loading import TrainingSet, step_loader, steps_per_epoch
+from fewmask.data.transforms import Augmentation, to_bytes, to_signed, to_unit
 from fewmask.losses.adversarial import log_discriminator_loss, log_generator_loss
 from fewmask.losses.translation import (
     cycle_loss,
@@ -24,9 +27,15 @@ from fewmask.losses.translation import (
     perceptual_loss,
     reconstruction_loss,
 )
+from fewmask.models.features import content_features
 from fewmask.models.unit import MultiScaleDiscriminator, Unit, sample
 from fewmask.pipelines.adapt_config import AdaptConfig
+from fewmask.pipelines.adapt_data import domain_rows
+from fewmask.randomness import seed_all
+from fewmask.training.checkpoint import load_weights, save_weights
 from fewmask.training.loop import Loop
+from fewmask.training.run_folder import Stage
+from fewmask.training.workspace import Workspace
 
 Features = Callable[[Tensor], Tensor]
 """Image (N, 3, H, W) in [0, 1] to features; :func:`fewmask.models.features.content_features`."""
@@ -131,7 +140,7 @@ def unit_step(
     Args:
         nets: The networks.
         features: Of the perceptual loss; None leaves it out.
-        optimizers: ``unit`` and ``judges``.
+        optimizers: ``optimizer_unit`` and ``optimizer_judges``.
         real_a: (N, 3, H, W) float32 in [-1, 1].
         real_b: The same, of the other domain.
         config: Weights of the terms.
@@ -143,14 +152,103 @@ def unit_step(
     for disc in (nets.disc_a, nets.disc_b):
         disc.requires_grad_(False)
     loss, terms, fake_a, fake_b = unit_loss(nets, features, real_a, real_b, config)
-    loop.update(optimizers["unit"], loss)
+    loop.update(optimizers["optimizer_unit"], loss)
     for disc in (nets.disc_a, nets.disc_b):
         disc.requires_grad_(True)
     judges = judges_loss(nets.disc_a, real_a, fake_a, config) + judges_loss(
         nets.disc_b, real_b, fake_b, config
     )
-    loop.update(optimizers["judges"], judges)
+    loop.update(optimizers["optimizer_judges"], judges)
     return {name: float(term.detach()) for name, term in (*terms.items(), ("judges", judges))}
+
+
+def train_unit(work: Workspace, stage: Stage) -> None:
+    """UNIT between the source's and the target's training images; neither needs a mask."""
+    config: AdaptConfig = work.config
+    rows = {"a": domain_rows(work, "source", "train"), "b": domain_rows(work, "target", "train")}
+    features = None
+    if config.translate_lambda_perceptual:
+        network = content_features(
+            config.translate_perceptual_network, config.translate_perceptual_weights
+        )
+        features = network.to(work.device)
+    seed_all(config.seed, stage.label, "weights")
+    nets = new_unit(config)
+    for net in nets:
+        net.to(work.device)
+    adam: dict[str, Any] = {"lr": config.translate_learning_rate, "betas": (0.5, 0.999)}
+    judges = [*nets.disc_a.parameters(), *nets.disc_b.parameters()]
+    optimizers = {
+        "optimizer_unit": torch.optim.Adam(nets.unit.parameters(), **adam),
+        "optimizer_judges": torch.optim.Adam(judges, **adam),
+    }
+    batch = config.translate_batch_size
+    loop = Loop(
+        stage,
+        config.translate_steps,
+        seed=config.seed,
+        state={**nets._asdict(), **optimizers},
+        save_every_steps=steps_per_epoch(max(map(len, rows.values())), batch),
+    )
+    batches: dict[str, Any] = {}
+    no_targets = np.zeros((len(work.images), 0), bool)
+    for step in loop:
+        for domain in () if batches else rows:
+            dataset = TrainingSet(
+                work.images,
+                no_targets,
+                rows[domain],
+                Augmentation(flips=config.seen_from_above, mirror=True),
+                seed=config.seed,
+                name=f"{stage.label}/{domain}",
+            )
+            batches[domain] = step_loader(
+                dataset,
+                batch,
+                total_steps=config.translate_steps,
+                first_step=step,
+                workers=config.workers,
+            )
+        real = {domain: next(batches[domain])[0].to(work.device) for domain in rows}
+        count = min(map(len, real.values()))
+        real_a, real_b = (
+            to_signed(random_crop(real[domain][:count], config.translate_crop_px))
+            for domain in rows
+        )
+        losses = unit_step(nets, features, optimizers, real_a, real_b, config, loop)
+        loop.record(**losses)
+    save_weights(stage.path / "unit.safetensors", nets.unit)
+
+
+def random_crop(image: Tensor, side_px: int) -> Tensor:
+    """The same random place of every image of a batch, sides at most ``side_px``, multiples of 4.
+
+    Args:
+        image: (N, C, H, W).
+        side_px: Of the crop; a shorter side of the image is cut to a multiple of 4.
+    """
+    sides = [min(side_px, side) // 4 * 4 for side in image.shape[-2:]]
+    top, left = (
+        int(torch.randint(whole - side + 1, ()))
+        for whole, side in zip(image.shape[-2:], sides, strict=True)
+    )
+    return image[..., top : top + sides[0], left : left + sides[1]]
+
+
+def load_unit(work: Workspace) -> Unit:
+    """The trained auto-encoders, in eval mode."""
+    unit = new_unit(work.config).unit
+    load_weights(work.stages["translate"].path / "unit.safetensors", unit)
+    return unit.to(work.device).eval()
+
+
+@torch.no_grad()
+def translate_image(unit: Unit, image: np.ndarray, to: str) -> np.ndarray:
+    """Translate one image; (H, W, 3) uint8 to the same, ``to`` domain ``a`` or ``b``."""
+    device = next(unit.parameters()).device
+    real = to_signed(to_unit(image)[None]).to(device)
+    fake = unit(real, "b" if to == "b" else "a")
+    return to_bytes((fake + 1) / 2)[0]
 
 
 def _over_scales(loss: Callable[[Tensor], Tensor], logits: list[Tensor]) -> Tensor:
