@@ -204,7 +204,7 @@ def _no_negatives(folder: DataFolder) -> list[Problem]:
         Problem("NO-NEGATIVES", str(folder.root),
                 f"no image without a tag, of {', '.join(folder.class_names)}",
                 "images that show none of the classes, for `fewmask tags`",
-                f"{rename}, or leave out the stages translate and augment (--stages)")
+                f"{rename}, or --stages classify evidence pseudo_masks segment controls")
     ]  # fmt: skip
 
 

@@ -181,7 +181,8 @@ def require_both_domains(tagged: int, untagged: int) -> None:
             where="training part",
             found=f"{tagged} images with a tag, {untagged} without",
             expected="both: a translation needs images without the object",
-            fix="add images without any tag, or leave out the stages translate and augment",
+            fix="add images without any tag, or leave out translation: --stages classify evidence "
+            "pseudo_masks segment controls",
         )
 
 
