@@ -99,6 +99,9 @@ def predict(
     from fewmask.training.signals import stop_on_signals
 
     if is_video(images):
+        if save_probs:
+            raise UsageError.of("SAVE-PROBS", where="--save-probs", found=f"a video, {images}",
+                                expected="images", fix="leave out --save-probs")  # fmt: skip
         with stop_on_signals():
             print(predict_video(RunFolder.open(run), images, out, device=device))
         tell_next(shell_command("predict", run, "IMAGES", "-o", free_path(NEW_MASKS)), own="IMAGES")

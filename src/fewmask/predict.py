@@ -186,7 +186,8 @@ def _leak(root: Path, learned: dict[str, str]) -> Problem:
 
 def _refuse_in_data(out: Path, run: RunFolder, images: Path, what: str = "-o") -> None:
     """Keep data read-only: no folder of images, nor the data folder around it, holds the output."""
-    refuse_inside(out, Path(str(run.record["data"])), what)
+    for data in (run.record["data"], *recorded_settings(run)[1].data_folders.values()):
+        refuse_inside(out, Path(str(data)), what)
     folder = (images if images.is_dir() else images.parent).resolve()
     if images.is_file() and folder == Path.cwd():
         return

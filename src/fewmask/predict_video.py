@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fewmask.errors import DataError, Problem
-from fewmask.io.video import VIDEO_SUFFIXES, VideoReader, VideoWriter
+from fewmask.io.video import VIDEO_SUFFIXES, VideoReader, VideoWriter, require_output
 from fewmask.pipelines.finished import predictor_of_run, read_card
+from fewmask.pipelines.running import recorded_settings
 from fewmask.report.figures import drawn_ids, overlay
 from fewmask.training.device import choose_device
 from fewmask.training.progress import watched
@@ -53,7 +54,7 @@ def predict_video(run: RunFolder, clip: Path, out: Path, *, device: str = "auto"
     Args:
         run: A finished run.
         clip: A video.
-        out: A new video; not inside the run's data.
+        out: A new video; not inside the run's data. See :data:`fewmask.io.video.OUTPUT_SUFFIXES`.
         device: See ``--device``.
 
     Raises:
@@ -61,8 +62,10 @@ def predict_video(run: RunFolder, clip: Path, out: Path, *, device: str = "auto"
         UsageError: ``out`` exists, or is no video by its suffix.
         ResourceError: the extra ``video`` is not installed.
     """
+    require_output(out)
     RunFolder.require_free(out)
-    refuse_inside(out, Path(str(run.record["data"])))
+    for folder in (run.record["data"], *recorded_settings(run)[1].data_folders.values()):
+        refuse_inside(out, Path(str(folder)))
     predictor = predictor_of_run(run, choose_device(device))
     background = read_card(run).get("background", True)
     started, in_masks, frames = time.monotonic(), 0.0, 0
@@ -70,18 +73,23 @@ def predict_video(run: RunFolder, clip: Path, out: Path, *, device: str = "auto"
     with VideoReader(clip) as reader:
         out.parent.mkdir(parents=True, exist_ok=True)
         with VideoWriter(out, reader.rate, reader.time_base) as writer:
-            try:
-                for frame in watched(reader, reader.count, "predict", "frame"):
-                    before = time.monotonic()
-                    mask = predictor.mask_of_probs(frame.image, predictor.probs(frame.image))
-                    in_masks += time.monotonic() - before
-                    drawn = overlay(frame.image, drawn_ids(mask, background))
-                    writer.write(frame._replace(image=drawn))
-                    frames += 1
-            except DataError as error:
-                if not frames:
-                    raise
-                broken = error
+            shown = iter(watched(reader, reader.count, "predict", "frame"))
+            while True:
+                try:
+                    frame = next(shown)
+                except StopIteration:
+                    break
+                except DataError as error:
+                    if not frames:
+                        raise
+                    broken = error
+                    break
+                before = time.monotonic()
+                mask = predictor.mask_of_probs(frame.image, predictor.probs(frame.image))
+                in_masks += time.monotonic() - before
+                drawn = overlay(frame.image, drawn_ids(mask, background))
+                writer.write(frame._replace(image=drawn))
+                frames += 1
         rate = float(reader.rate)
     if broken:
         raise DataError(

@@ -13,6 +13,8 @@ import numpy as np
 from fewmask.errors import DataError, ResourceError, UsageError
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".m4v", ".mov", ".avi", ".mkv", ".webm"})
+OUTPUT_SUFFIXES = VIDEO_SUFFIXES - {".avi"}
+"""Containers that keep the times of frames; AVI does not."""
 
 
 class Frame(NamedTuple):
@@ -20,7 +22,7 @@ class Frame(NamedTuple):
 
     Attributes:
         image: (H, W, 3) uint8, upright.
-        time: When it is shown, in the clip's time base.
+        time: When it is shown, in the clip's time base; 0 or more, and rising.
     """
 
     image: np.ndarray
@@ -49,13 +51,12 @@ class VideoReader:
         self.decoded = 0
         try:
             self._container = av.open(str(path))
-            self._stream = self._container.streams.video[0]
-        except (
-            OSError,
-            ValueError,
-            IndexError,
-        ) as error:  # PyAV's errors are OSErrors, ValueErrors
+        except (OSError, ValueError) as error:  # PyAV's errors are OSErrors or ValueErrors
             raise _unreadable(path, error) from None
+        if not self._container.streams.video:
+            self._container.close()
+            raise _unreadable(path, "no pictures, sound only")
+        self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
         rate = self._stream.average_rate or self._stream.guessed_rate or Fraction(25)
         self.rate = Fraction(rate)
@@ -75,28 +76,44 @@ class VideoReader:
         self._container.close()
 
     def __iter__(self) -> Iterator[Frame]:
-        """Frame by frame.
+        """Frame by frame; times count from the first frame.
 
         Raises:
             DataError: the clip breaks off, or is a tenth shorter than it says; after how many
                 frames.
         """
-        first = ticks = 0
-        try:
-            for frame in self._container.decode(self._stream):
-                image = frame.to_ndarray(format="rgb24")
-                turns = round((frame.rotation or 0) / 90) % 4
-                ticks = frame.pts
-                if ticks is None:
-                    ticks = round(self.decoded / (self.rate * self.time_base))
-                first = first if self.decoded else ticks
-                yield Frame(np.ascontiguousarray(np.rot90(image, turns)), ticks)
-                self.decoded += 1
-        except (OSError, ValueError) as error:
-            raise _unreadable(self.path, error, self.decoded) from None
-        shown = float((ticks - first) * self.time_base + 1 / self.rate) if self.decoded else 0.0
-        if self.decoded == 0 or shown < 0.9 * self._seconds - 2 / self.rate:
-            found = f"{shown:.1f} s of {self._seconds:.1f} s"
+        step = max(1, round(1 / (self.rate * self.time_base)))
+        first, end, time = 0, 0, -step
+        frames = self._container.decode(self._stream)
+        while True:
+            try:
+                frame = next(frames, None)
+            except (OSError, ValueError) as error:
+                raise _unreadable(self.path, error, self.decoded) from None
+            if frame is None:
+                break
+            if self.decoded == 0:
+                first = frame.pts or 0
+            rising = frame.pts is not None and frame.pts - first > time
+            time = frame.pts - first if rising else time + step
+            end = time + max(frame.duration or 0, step)
+            self.decoded += 1
+            turns = round((frame.rotation or 0) / 90) % 4
+            image = np.rot90(frame.to_ndarray(format="rgb24"), turns)
+            yield Frame(np.ascontiguousarray(image), time)
+        self._refuse_short(float(end * self.time_base))
+
+    def _refuse_short(self, seconds: float) -> None:
+        """Refuse a clip that holds a tenth less than it says: fewer frames, or less time."""
+        if self.count:
+            whole, found = (
+                self.decoded >= 0.9 * self.count,
+                f"{self.decoded} of {self.count} frames",
+            )
+        else:
+            whole = seconds >= 0.9 * self._seconds - 2 / self.rate
+            found = f"{seconds:.1f} s of {self._seconds:.1f} s"
+        if not self.decoded or not whole:
             raise _unreadable(self.path, found, self.decoded)
 
     def _expected_seconds(self) -> float:
@@ -119,21 +136,14 @@ class VideoWriter:
         time_base: Of the frames' times.
 
     Raises:
-        ResourceError: PyAV is not installed, or lacks an encoder.
-        UsageError: the suffix names no container.
+        ResourceError: PyAV is not installed, lacks an encoder, or cannot write.
+        UsageError: the suffix names no container that keeps the frames' times.
     """
 
     def __init__(self, path: Path, rate: Fraction, time_base: Fraction) -> None:
-        if path.suffix.lower() not in VIDEO_SUFFIXES:
-            raise UsageError.of(
-                "VIDEO-SUFFIX",
-                where=path,
-                found=f"suffix {path.suffix!r}",
-                expected="a clip: " + " ".join(sorted(VIDEO_SUFFIXES)),
-                fix=f"-o {path.with_suffix('.mp4').name}",
-            )
+        require_output(path)
         self.path, self.rate, self.time_base = path, rate, time_base
-        self._temporary = path.with_name(f".tmp-{path.name}{path.suffix}")
+        self._temporary = path.with_name(f".tmp-{path.name}")
         self._container = _pyav().open(str(self._temporary), "w")
         self._stream: Any = None
 
@@ -146,17 +156,23 @@ class VideoWriter:
         error: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        if self._stream is not None and error is None:
-            for packet in self._stream.encode():
-                self._container.mux(packet)
-        self._container.close()
-        if self._stream is not None and error is None:
-            self._temporary.replace(self.path)
-        else:
+        try:
+            if self._stream is not None and error is None:
+                self._mux(None)
+            self._container.close()
+            if self._stream is not None and error is None:
+                self._temporary.replace(self.path)
+        except OSError as failure:
+            raise _unwritable(self.path, failure) from None
+        finally:
+            self._container.close()
             self._temporary.unlink(missing_ok=True)
 
     def write(self, frame: Frame) -> None:
-        """Add a frame; all have the size of the first, odd sides are made even by one pixel."""
+        """Add a frame; its time is later than the last one's.
+
+        All are scaled to the size of the first, whose odd sides are made even by one pixel.
+        """
         av = _pyav()
         height, width = frame.image.shape[:2]
         image = np.pad(frame.image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
@@ -164,8 +180,14 @@ class VideoWriter:
             self._stream = self._new_stream(image.shape[1], image.shape[0])
         picture = av.VideoFrame.from_ndarray(image, format="rgb24")
         picture.pts, picture.time_base = frame.time, self.time_base
-        for packet in self._stream.encode(picture):
-            self._container.mux(packet)
+        self._mux(picture)
+
+    def _mux(self, picture: Any) -> None:
+        try:
+            for packet in self._stream.encode(picture):
+                self._container.mux(packet)
+        except (OSError, ValueError) as error:
+            raise _unwritable(self.path, error) from None
 
     def _new_stream(self, width: int, height: int) -> Any:
         codec = "libvpx-vp9" if self.path.suffix.lower() == ".webm" else "libx264"
@@ -184,6 +206,22 @@ class VideoWriter:
         return stream
 
 
+def require_output(path: Path) -> None:
+    """Refuse a name under which no clip can be written.
+
+    Raises:
+        UsageError: with the suffixes that can.
+    """
+    if path.suffix.lower() not in OUTPUT_SUFFIXES:
+        raise UsageError.of(
+            "VIDEO-SUFFIX",
+            where=path,
+            found=f"suffix {path.suffix!r}",
+            expected="a clip: " + " ".join(sorted(OUTPUT_SUFFIXES)),
+            fix=f"-o {path.with_suffix('.mp4').name}",
+        )
+
+
 def _pyav() -> ModuleType:
     try:
         import av
@@ -196,6 +234,16 @@ def _pyav() -> ModuleType:
             fix='pip install "fewmask[video]"',
         ) from None
     return av
+
+
+def _unwritable(path: Path, error: Exception) -> ResourceError:
+    return ResourceError.of(
+        "VIDEO-WRITE",
+        where=path,
+        found=getattr(error, "strerror", None) or str(error),
+        expected="a place to write a clip to",
+        fix="see whether the disk is full, or choose another -o",
+    )
 
 
 def _unreadable(path: Path, error: object, decoded: int | None = None) -> DataError:
