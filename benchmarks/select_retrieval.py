@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from fewmask.data.files import images_below
+from fewmask.errors import DataError
 from fewmask.selection import select
 from recording import HERE, machine, provenance, write_results, write_table
 
@@ -82,7 +83,12 @@ def measure(
 ) -> dict[str, float | None]:
     """One row's metrics."""
     started = time.monotonic()
-    found = select(pool, out, like=like, copy=False, **choice)
+    try:
+        found = select(pool, out, like=like, copy=False, **choice)
+    except DataError as error:
+        if error.problems[0].code != "SELECT-NONE":
+            raise
+        return {"kept": 0, "precision.dusk": None, "recall.dusk": 0.0}
     seconds = time.monotonic() - started
     hits = sum(map(is_dusk, found.kept))
     metrics = {
@@ -131,7 +137,7 @@ def main() -> None:
                 "-" if row["metrics"].get(metric) is None else f"{row['metrics'][metric]:.3f}"
                 for metric in ("precision.dusk", "recall.dusk", "average_precision.dusk")
             ),
-            f"{row['metrics']['images_per_second']:.0f}",
+            f"{row['metrics'].get('images_per_second', 0):.0f}",
         ]
         for row in rows
     ]

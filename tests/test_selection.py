@@ -166,6 +166,16 @@ def test_a_target_inside_the_pool_is_no_part_of_it(fewmask, folders):
     assert kinds(row["image"] for row in rows) == {"light", "dots"}
 
 
+def test_nothing_in_the_range_is_said_and_the_scores_are_there(fewmask, folders):
+    flags = ("--method=grey", "--low=250", "-o", folders / "out")
+    result = fewmask("select", folders / "pool", *flags)
+    assert result.code == 10
+    assert "SELECT-NONE" in result.err
+    assert "0 of 18 images kept" in result.err
+    names, rows = kept(folders / "out")
+    assert (names, len(rows)) == ([], 18)
+
+
 def test_an_image_that_cannot_be_read_is_named_and_the_others_are_chosen_from(fewmask, folders):
     broken = folders / "pool" / "dark" / "0.png"
     broken.write_bytes(broken.read_bytes()[:100])

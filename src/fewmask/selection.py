@@ -100,8 +100,9 @@ def select(
         like: Folder of images of the target; may lie inside the pool, of which it is then no part.
             ``distance`` needs it.
         method: See the module's table.
-        keep: No more than so many: the nearest, or those nearest to the middle of the range; with
-            one bound only, the farthest from it.
+        keep: No more than so many. By distance: the nearest. By light or grey level: those nearest
+            to the target's median; without a target, to the middle of the range, or farthest from
+            its only bound.
         low: Lowest score to keep.
         high: Highest score to keep.
         quantiles: The range of a light score or grey level, as quantiles of the target's scores,
@@ -118,8 +119,9 @@ def select(
 
     Raises:
         UsageError: no images, nothing to choose by, or ``out`` holds something already.
-        DataError: images that cannot be read (all of them at once, after the others are done); or
-            an ``out`` inside the images.
+        DataError: images that cannot be read (all of them at once, after the others are done); no
+            image with a score in the range (``selected.csv`` is written all the same); or an
+            ``out`` inside the images.
     """
     pool, out, like = Path(pool), Path(out), Path(like) if like else None
     _refuse_unclear(like, method, keep, low, high, quantiles)
@@ -156,6 +158,15 @@ def select(
     _write(found, images, out, copy=copy)
     if problems:
         raise DataError(*problems, _partial(pool, len(problems), len(images) + len(target), out))
+    if not found.kept:
+        raise DataError.of(
+            "SELECT-NONE",
+            where=pool,
+            found=f"{found}; scores from {min(found.scores.values(), default=0):.4g} to "
+            f"{max(found.scores.values(), default=0):.4g}",
+            expected="images in the range",
+            fix=f"another range, see {out / 'selected.csv'}; then another -o",
+        )
     return found
 
 

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewmask.masks.confidence import BINS, class_thresholds, confident_mask
+from fewmask.masks.confidence import BINS, SUREST, class_thresholds, confident_mask
 
 
 def images(seed, count=3, classes=4):
@@ -30,7 +30,8 @@ def test_each_class_keeps_its_share_of_surest_pixels(seed, keep):
             continue
         wanted = int(np.ceil(keep * own.sum()))
         lowest = np.sort(sure[own])[::-1][wanted - 1]  # by sorting, the exact threshold
-        assert 0 <= lowest - thresholds[k] < 1 / BINS + 1e-12
+        step = (1 - thresholds[k]) * (1 - SUREST ** (1 / BINS))  # of the doubt
+        assert -1e-9 <= lowest - thresholds[k] <= step + 1e-9
         assert (kept[own] == k).sum() >= wanted  # more only for pixels of the same step
         assert set(kept[own].tolist()) <= {k, 255}
 
@@ -48,9 +49,16 @@ def test_keep_all():
     assert mask.dtype == np.uint8
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_of_a_class_that_is_nearly_certain_everywhere_only_the_share_is_kept(dtype):
+    doubt = 10 ** -np.random.default_rng(0).uniform(1, 6, (40, 50))
+    probs = np.stack([1 - doubt, doubt]).astype(dtype)
+    for keep in (0.1, 0.5, 0.9):
+        mask = confident_mask(probs, class_thresholds([probs], 2, keep))
+        assert (mask == 0).mean() == pytest.approx(keep, abs=0.01)
+
+
 def test_full_certainty_is_kept():
     probs = np.zeros((2, 2, 2))
     probs[0] = 1.0
-    thresholds = class_thresholds([probs], 2, 0.1)
-    assert thresholds[0] == pytest.approx(1 - 1 / BINS)
-    assert (confident_mask(probs, thresholds) == 0).all()
+    assert (confident_mask(probs, class_thresholds([probs], 2, 0.1)) == 0).all()

@@ -58,3 +58,14 @@ class TestPooledFeatures:
     def test_weights_of_another_network_are_refused(self):
         with pytest.raises(UsageError, match="ENCODER-WEIGHTS"):
             pooled_features("resnet18", "packaged")
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "convnext_atto"])
+def test_content_is_taken_at_stride_16_whatever_the_network_calls_it(encoder):
+    assert content_features(encoder, "none")(torch.rand(1, 3, 64, 96)).shape[-2:] == (4, 6)
+
+
+def test_a_network_whose_channels_come_last_is_refused():
+    for build in (content_features, level_statistics):
+        with pytest.raises(UsageError, match="ENCODER-LEVELS"):
+            build("swin_tiny_patch4_window7_224", "none")

@@ -1,8 +1,10 @@
 """The semantic branch of Panoptic FPN, layer by layer, against the library's FPN.
 
 What is checked: laterals and top-down sums, each level brought to 1/4 by (3x3 convolution, group
-normalisation, ReLU, x2 bilinear), their sum, 1x1 convolution, x4 bilinear. What differs from the
-paper is told in ``docs/adapt.md`` and is part of the check, so that it stays true.
+normalisation, ReLU, x2 bilinear), their sum, 1x1 convolution, x4 bilinear.
+
+What differs from Kirillov et al. 2019: the library has no 3x3 convolution after each top-down sum,
+drops channels (0.2) before the head while training, and aligns corners where it enlarges.
 """
 
 import pytest

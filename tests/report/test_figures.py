@@ -74,7 +74,7 @@ def test_overlay_hatches_what_is_ignored_and_leaves_the_input_alone():
     assert (image == 10).all()
 
 
-def test_seven_classes_have_seven_colours_then_they_come_again():
+def test_nineteen_classes_have_nineteen_colours_then_they_come_again():
     assert len({class_colour(c) for c in range(1, 20)}) == 19
     assert class_colour(20) == class_colour(1)
     image = np.zeros((3, 3, 3), np.uint8)

@@ -91,8 +91,9 @@ def histogram_match(
 def gamma_noise(image: np.ndarray, reference: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Darken or lighten each channel by a power and a gain, and add the noise that is missing.
 
-    Power and gain are those that give a channel's median and 95 % quantile the reference's values;
-    the noise brings the image to the noise level that is estimated on the reference.
+    Power and gain are those that give a channel's median and 95 % quantile the reference's values,
+    the power within 0.25 to 4, and 1 where the channel is flat (then the median alone fits); the
+    noise brings the image to the noise level that is estimated on the reference.
 
     Args:
         image: To be translated.

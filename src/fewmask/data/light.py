@@ -10,9 +10,6 @@ NIGHT_BELOW_GREY = 65.0
 Source: the translation data of the adapt pipeline (night: α < 65).
 """
 
-PUBLISHED_LIGHT_RANGE = (15.0, 20.0)
-"""The light scores of the night images that the adapt pipeline kept. They belong to one camera."""
-
 
 def grey_level(image: np.ndarray) -> float:
     """Mean grey level of an image, 0 (black) to 255.
@@ -30,7 +27,7 @@ def grey_level(image: np.ndarray) -> float:
 def light_score(image: np.ndarray) -> float:
     """S = (0.5 R + G + B) / 2.5, mean over the pixels, 0 to 255.
 
-    Red counts half, since the lamps of a street at night are mostly red.
+    Red counts half: of a street by night it is said to be the colour of what sparkles.
 
     Args:
         image: (H, W, 3) uint8.

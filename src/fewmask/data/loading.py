@@ -135,8 +135,9 @@ def step_loader(
         total_steps: Length of the training.
         first_step: Where to begin.
         workers: Loader processes.
-        shares: (len(dataset),) float that sums to 1: how often each position is asked for; None
-            takes each once an epoch.
+        shares: (len(dataset),) float that sums to 1: how likely each position is to be drawn first.
+            Within a batch no position comes twice, which evens the shares out a little where few
+            have most of them. None takes each position once an epoch.
 
     Nothing is drawn from torch's global generator: the step in which a loader starts draws as it
     would without.

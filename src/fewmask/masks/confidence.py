@@ -15,7 +15,9 @@ import numpy as np
 from fewmask.conventions import IGNORE_INDEX
 
 BINS = 4096
-"""Confidences are counted in so many steps; a threshold is exact to 1 / BINS."""
+SUREST = 1e-7
+"""Certainties are counted in ``BINS`` steps that are even in log(1 - p), down to a doubt of
+``SUREST``: a trained network is sure of road to many nines, and they have to be told apart."""
 
 
 def class_thresholds(probs: Iterable[np.ndarray], num_classes: int, keep: float) -> np.ndarray:
@@ -27,7 +29,9 @@ def class_thresholds(probs: Iterable[np.ndarray], num_classes: int, keep: float)
         keep: Share of the pixels of each class, over all images, that is to be kept, in (0, 1].
 
     Returns:
-        (C,) float64 in [0, 1]; 0 for a class that is predicted nowhere.
+        (C,) float64 in [0, 1]; 0 for a class that is predicted nowhere. Pixels within one step of
+        the threshold (0.4 % of the doubt 1 - p) are all kept, so that a little more than ``keep``
+        may be; of a class that is surer than ``1 - SUREST`` everywhere, all is.
 
     >>> sure = np.array([[[0.9, 0.8, 0.7, 0.6]], [[0.1, 0.2, 0.3, 0.4]]])
     >>> float(class_thresholds([sure], 2, 0.5)[0].round(2))
@@ -35,14 +39,20 @@ def class_thresholds(probs: Iterable[np.ndarray], num_classes: int, keep: float)
     """
     counts = np.zeros((num_classes, BINS), np.int64)
     for image in probs:
-        label, confidence = image.argmax(0), image.max(0)
-        step = np.minimum((confidence * BINS).astype(np.int64), BINS - 1)
+        label, step = image.argmax(0), _step_of(image.max(0))
         flat = np.bincount((label * BINS + step).ravel(), minlength=num_classes * BINS)
         counts += flat.reshape(num_classes, BINS)
     surest_first = counts[:, ::-1].cumsum(1)  # (C, BINS), pixels at or above each step
     wanted = np.ceil(keep * surest_first[:, -1:])
     steps_down = (surest_first < wanted).sum(1)
-    return np.where(surest_first[:, -1] > 0, (BINS - 1 - steps_down) / BINS, 0.0)
+    lowest = 1 - SUREST ** ((BINS - 1 - steps_down) / BINS)
+    return np.where(surest_first[:, -1] > 0, lowest, 0.0)
+
+
+def _step_of(confidence: np.ndarray) -> np.ndarray:
+    """0 for a confidence of 0, ``BINS - 1`` for ``1 - SUREST`` or more; even in log(1 - p)."""
+    doubt = np.maximum(1 - confidence.astype(np.float64), SUREST)
+    return np.minimum(np.log(doubt) / np.log(SUREST) * BINS, BINS - 1).astype(np.int64)
 
 
 def confident_mask(probs: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
@@ -55,5 +65,6 @@ def confident_mask(probs: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     Returns:
         (H, W) uint8 ids and 255.
     """
-    label, confidence = probs.argmax(0), probs.max(0)
-    return np.where(confidence >= thresholds[label], label, IGNORE_INDEX).astype(np.uint8)
+    label, confidence = probs.argmax(0), probs.max(0).astype(np.float64)
+    sure = confidence >= thresholds[label] - 1e-12  # the threshold itself is a rounded power
+    return np.where(sure, label, IGNORE_INDEX).astype(np.uint8)

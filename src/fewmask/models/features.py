@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewmask import torchvision_compat
+from fewmask.errors import UsageError
 from fewmask.models.blocks import Normalised, freeze
 from fewmask.models.classifier import check_encoder, fetch_vgg16, timm_classifier
 from fewmask.models.weights import (
@@ -69,14 +70,19 @@ def content_features(encoder: str, weights: str) -> Frozen:
         return Frozen(Normalised(network.features[:VGG16_RELU5_3]))
     import timm
 
-    network = timm.create_model(encoder, pretrained=False, features_only=True, out_indices=(3,))
+    network = timm.create_model(encoder, pretrained=False, features_only=True)
+    levels = _levels(network, encoder)
+    if 16 not in levels:
+        raise _without_levels(encoder, f"levels at strides {levels}", "one at stride 16")
+    index = levels.index(16)
+    network = timm.create_model(encoder, pretrained=False, features_only=True, out_indices=(index,))
     config: Any = network.default_cfg
     _load(network, weights)
     return Frozen(Normalised(_First(network), config["mean"], config["std"]))
 
 
 def level_statistics(encoder: str, weights: str) -> Frozen:
-    """One vector an image: mean and deviation of every channel at the five strides 2 … 32.
+    """One vector an image: mean and deviation of every channel at all levels of a network.
 
     Light, weather and camera show in these, content in the deeper ones. A classifier's last
     features have been taught not to see the former.
@@ -90,7 +96,7 @@ def level_statistics(encoder: str, weights: str) -> Frozen:
 
     Shapes:
         image (N, 3, H, W) float in [0, 1], sides of 64 px or more -> (N, D), D = 1024 for
-        EfficientNet-Lite0.
+        EfficientNet-Lite0, whose levels are the strides 2 … 32.
 
     Source: Huang & Belongie 2017 ("AdaIN"), eq. 5 to 7: an image's style is these statistics.
     """
@@ -99,6 +105,7 @@ def level_statistics(encoder: str, weights: str) -> Frozen:
     import timm
 
     network = timm.create_model(encoder, pretrained=False, features_only=True)
+    _levels(network, encoder)
     config: Any = network.default_cfg
     _load(network, weights)
     return Frozen(Normalised(_Statistics(network), config["mean"], config["std"]))
@@ -124,6 +131,26 @@ def pooled_features(encoder: str, weights: str) -> Frozen:
         load_packaged_encoder(classifier.network)
     classifier.network.reset_classifier(0)  # type: ignore[operator]
     return Frozen(classifier)
+
+
+def _levels(network: Any, encoder: str) -> list[int]:
+    """Strides of a features-only network, whose maps must be (N, C, H, W)."""
+    with torch.no_grad():
+        maps = network.eval()(torch.zeros(1, 3, 224, 224))
+    channels = network.feature_info.channels()
+    if [features.shape[1] for features in maps] != channels:
+        raise _without_levels(encoder, "maps with the channels last", "maps (N, C, H, W)")
+    return list(network.feature_info.reduction())
+
+
+def _without_levels(encoder: str, found: str, expected: str) -> UsageError:
+    return UsageError.of(
+        "ENCODER-LEVELS",
+        where=encoder,
+        found=found,
+        expected=expected,
+        fix="choose a convolutional network, such as tf_efficientnet_lite0 or resnet50",
+    )
 
 
 class _Statistics(nn.Module):
