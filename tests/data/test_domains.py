@@ -103,6 +103,26 @@ class TestLayouts:
         assert domain.labels is CITYSCAPES_TRAIN_IDS
         assert domain.samples[0].mask_path.stem.endswith("TrainIds")
 
+    def test_fine_masks_win_over_coarse_ones_as_a_whole(self, tmp_path):
+        touch(tmp_path, "leftImg8bit/train/u/u_0_0_leftImg8bit.png",
+              "leftImg8bit/train/u/u_1_0_leftImg8bit.png",
+              "gtCoarse/train/u/u_0_0_gtCoarse_labelIds.png",
+              "gtCoarse/train/u/u_1_0_gtCoarse_labelIds.png",
+              "gtFine/train/u/u_0_0_gtFine_labelIds.png")  # fmt: skip
+        pairs, _ = facts(open_domain(tmp_path, "source"))
+        assert [mask and mask.split("/")[0] for _, mask in pairs.values()] == ["gtFine", None]
+
+    def test_a_root_that_is_itself_a_level_of_cityscapes(self, tmp_path):
+        pairs, _ = facts(open_domain(touch(tmp_path, "train/u_0_0_leftImg8bit.png"), "target"))
+        assert list(pairs) == ["target/u_0_0"]
+
+    def test_an_official_split_is_found_one_folder_down(self, tmp_path):
+        touch(tmp_path, "CamVid/train/a_1.png", "CamVid/trainannot/a_1.png", "CamVid/test/b_1.png")
+        domain = open_domain(tmp_path, "target")
+        assert domain.part_of == {
+            "target/CamVid/train/a_1": "train", "target/CamVid/test/b_1": "test",
+        }  # fmt: skip
+
     def test_groups_by_pattern(self, tmp_path):
         touch(tmp_path, "s1_a.png", "s1_b.png", "s2_a.png", "other.png")
         _, groups = facts(open_domain(tmp_path, "target", group_pattern=r"^(s\d)_"))
@@ -116,6 +136,15 @@ class TestRefusals:
         assert [(p.code, p.where) for p in domain.problems] == [
             ("MASK-UNPAIRED", str(tmp_path / "masks" / "b.png"))
         ]
+
+    def test_two_files_for_one_place(self, tmp_path):
+        touch(tmp_path, "images/a.png", "masks/a.png", "labels/a.png", "images/b.png", "b.png")
+        problems = open_domain(tmp_path, "source").problems
+        assert [p.code for p in problems] == ["STEM-TWICE", "STEM-TWICE"]
+
+    def test_a_pattern_that_is_none(self, tmp_path):
+        with pytest.raises(UsageError, match="GROUP-PATTERN"):
+            open_domain(touch(tmp_path, "a.png"), "target", group_pattern="(")
 
     def test_no_folder_and_no_image(self, tmp_path):
         with pytest.raises(UsageError, match="FOLDER-MISSING"):
@@ -140,6 +169,10 @@ class TestLabelSets:
 
     def test_a_folder_s_masks_are_decoded_by_its_label_set(self):
         assert decode(np.array([[7, 0]]), CITYSCAPES).tolist() == [[0, 255]]
+
+    def test_values_beyond_a_byte_are_no_class(self):
+        mask = np.array([[7, 263, 519, -1, 40000]])
+        assert CITYSCAPES.decode(mask)[0].tolist() == [0, 255, 255, 255, 255]
 
     def test_plain_ids(self):
         labels = plain_ids(("sky", "road"), ignored=[7])

@@ -8,7 +8,7 @@ from PIL import Image
 
 from fewmask.data.folder import read_target
 from fewmask.data.street import STREET_CLASS_NAMES, make_street
-from fewmask.errors import DataError, FewmaskError, UsageError
+from fewmask.errors import DataError, FewmaskError, LeakError, UsageError
 from fewmask.pipelines.adapt_config import AdaptConfig
 from fewmask.pipelines.adapt_data import check_domains, cut_domains, open_domains
 from fewmask.training.stages import input_files, settings_by_content
@@ -108,6 +108,76 @@ def test_folders_are_no_files_and_enter_no_stage_key_by_name(street, tmp_path):
     assert settings_by_content(here) == settings_by_content(moved)
 
 
+def cityscapes(root, folder, suffix, mask):
+    """One Cityscapes-like image with its mask; images differ with the mask."""
+    (root / "leftImg8bit" / folder / "u").mkdir(parents=True)
+    (root / "gtFine" / folder / "u").mkdir(parents=True)
+    image = np.repeat(mask[..., None], 3, -1) * 3
+    Image.fromarray(image).save(root / "leftImg8bit" / folder / "u" / "u_0_0_leftImg8bit.png")
+    Image.fromarray(mask).save(root / "gtFine" / folder / "u" / f"u_0_0_gtFine_{suffix}.png")
+
+
+def test_each_folder_s_masks_are_read_by_its_own_table(tmp_path):
+    rng = np.random.default_rng(0)
+    cityscapes(
+        tmp_path / "day", "train", "labelIds", rng.choice([7, 26], (16, 16)).astype(np.uint8)
+    )
+    of_test = rng.choice([0, 7], (16, 16)).astype(np.uint8)
+    cityscapes(tmp_path / "test", "test", "labelTrainIds", of_test)
+    (tmp_path / "night").mkdir()
+    Image.fromarray(rng.integers(0, 99, (16, 16, 3), np.uint8)).save(tmp_path / "night" / "a.png")
+    settings = AdaptConfig(target=tmp_path / "night", test=tmp_path / "test", val_fraction=0)
+    check_domains(tmp_path / "day", settings)
+    data = open_domains(tmp_path / "day", settings)
+    found = {s.id.split("/")[0]: read_target(s, data) for s in data.samples}
+    assert set(np.unique(found["source"])) == {0, 13}  # road, car
+    assert np.array_equal(found["test"], of_test)  # road, traffic sign
+
+
+@pytest.mark.parametrize("values", [(0, 255), (0, 38, 75, 113), (0, 300), (255, 255)])
+def test_without_names_values_that_cannot_be_ids_are_refused(street, values):
+    for path in (street / "day" / "masks").iterdir():
+        pixels = np.resize(np.array(values, np.uint16), (32, 48))
+        Image.fromarray(pixels.astype(np.uint16 if max(values) > 255 else np.uint8)).save(path)
+    if values == (0, 255):  # one class and nothing else: legal, and useless
+        data, _ = parts(street, class_names=None, test=None)
+        assert data.class_names == ("class_0",)
+        return
+    with pytest.raises(DataError, match="MASK-VALUES"):
+        check_domains(street / "day", config(street, class_names=None, test=None))
+
+
+@pytest.mark.parametrize("settings", [{"folds": 3}, {"fold": 0}, {"split_file": "split.csv"}])
+def test_folds_and_split_files_are_refused(street, settings):
+    with pytest.raises(UsageError, match="SPLIT-FOLDERS"):
+        parts(street, **settings)
+
+
+def test_a_drive_that_is_learned_from_and_tested_on_is_a_leak(street):
+    for folder in ("night", "test"):
+        images = street / folder / "images"
+        (images / "0000.png").rename(images / "drive7_0.png")
+    (street / "test" / "masks" / "0000.png").rename(street / "test" / "masks" / "drive7_0.png")
+    parts(street)
+    with pytest.raises(LeakError, match="drive7"):
+        parts(street, group_pattern="^(drive[0-9]+)_")
+
+
+def test_nothing_left_to_learn_from(street):
+    folder = street / "night" / "images" / "test"
+    folder.mkdir()
+    for path in (street / "night" / "images").glob("*.png"):
+        path.rename(folder / path.name)
+    with pytest.raises(DataError, match="PART-EMPTY"):
+        parts(street)
+
+
+def test_images_too_small_for_the_judges_are_refused_with_the_settings():
+    with pytest.raises(ValueError, match="translate_scales 3 needs sides of 64 px"):
+        AdaptConfig(image_size=48, image_width=64)
+    AdaptConfig(image_size=48, image_width=64, translate_scales=2)
+
+
 def break_mask(root):
     (root / "day" / "masks" / "0001.png").write_bytes(b"no png")
 
@@ -137,6 +207,12 @@ def copy_of_target_in_test(root):
     shutil.copy(root / "night" / "images" / "0000.png", root / "test" / "images" / "9999.png")
 
 
+def mirrored_target_in_test(root):
+    image = Image.open(root / "night" / "images" / "0001.png")
+    turned = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+    turned.save(root / "test" / "images" / "a, b.png")
+
+
 def no_masks(root):
     shutil.rmtree(root / "day" / "masks")
 
@@ -159,6 +235,7 @@ def empty_target(root):
         (other_size, "MASK-SIZE", "0004.png"),
         (orphan, "MASK-UNPAIRED", "0005.png"),
         (copy_of_target_in_test, "DUPLICATE", "9999"),
+        (mirrored_target_in_test, "DUPLICATE", "a, b"),
         (no_masks, "NO-MASKS", "day"),
         (no_target, "FOLDER-MISSING", "night"),
         (empty_target, "IMAGES-MISSING", "night"),

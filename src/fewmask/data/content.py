@@ -65,12 +65,17 @@ def digest_of(image: np.ndarray) -> str:
 
 
 def find_duplicates(inspections: Iterable[Inspection]) -> list[Problem]:
+    """Images with exactly equal pixels, a problem for each set of copies."""
+    return [_duplicate(samples) for samples in find_exact_copies(inspections)]
+
+
+def find_exact_copies(inspections: Iterable[Inspection]) -> list[list[Sample]]:
     """Images with exactly equal pixels."""
     copies: dict[str, list[Sample]] = defaultdict(list)
     for inspection in inspections:
         if inspection.digest:
             copies[inspection.digest].append(inspection.sample)
-    return [_duplicate(samples) for samples in copies.values() if len(samples) > 1]
+    return [samples for samples in copies.values() if len(samples) > 1]
 
 
 def find_near_copies(inspections: Iterable[Inspection]) -> list[list[Sample]]:

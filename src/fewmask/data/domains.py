@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Literal
 
 from fewmask.data.files import Listing, list_images
+from fewmask.data.groups import group_in, read_group_pattern
 from fewmask.data.label_sets import (
     CAMVID,
     CITYSCAPES,
@@ -82,8 +83,11 @@ def open_domain(root: Path, name: str, *, group_pattern: str | None = None) -> D
             Cityscapes the sequence, otherwise each image by itself.
 
     Raises:
-        UsageError: there is no such folder, or no image in it.
+        UsageError: there is no such folder, no image in it, or the pattern is none.
     """
+    pattern, wrong = read_group_pattern(group_pattern)
+    if wrong:
+        raise UsageError(*wrong)
     if not root.is_dir():
         raise UsageError.of(
             "FOLDER-MISSING",
@@ -94,7 +98,7 @@ def open_domain(root: Path, name: str, *, group_pattern: str | None = None) -> D
         )
     listing = list_images(root)
     domain = Domain(root, layout_of(listing, root), problems=list(listing.problems))
-    images, masks = _PAIRING[domain.layout](listing, root)
+    images, masks = _PAIRING[domain.layout](listing, root, domain.problems)
     if not images:
         raise UsageError.of(
             "IMAGES-MISSING",
@@ -111,18 +115,14 @@ def open_domain(root: Path, name: str, *, group_pattern: str | None = None) -> D
     if domain.layout == "camvid":
         domain.labels = CAMVID
     elif domain.layout == "cityscapes":
-        trains = all(path.stem.endswith("labelTrainIds") for path in masks.values())
-        domain.labels = CITYSCAPES_TRAIN_IDS if masks and trains else CITYSCAPES
-    groups = _groups(sorted(images), domain.layout, group_pattern)
+        trains = any(path.stem.endswith("labelTrainIds") for path in masks.values())
+        domain.labels = CITYSCAPES_TRAIN_IDS if trains else CITYSCAPES
+    groups = _groups(sorted(images), domain.layout, pattern)
     domain.samples = tuple(
         Sample(f"{name}/{key}", images[key], masks.get(key), (), f"{name}/{groups[key]}")
         for key in sorted(images)
     )
-    domain.part_of = {
-        f"{name}/{key}": PARTS[key.split("/")[0].lower()]
-        for key in images
-        if key.split("/")[0].lower() in PARTS
-    }
+    domain.part_of = {f"{name}/{key}": part for key in images if (part := _part_of(key))}
     return domain
 
 
@@ -140,20 +140,37 @@ Pair = tuple[dict[str, Path], dict[str, Path]]
 _ANNOTATED = re.compile(r"(train|val|test)annot")
 
 
-def _plain(listing: Listing, root: Path) -> Pair:  # noqa: ARG001 - as the others
+def _part_of(key: str) -> str | None:
+    """The official part of an image: by the first of its folders that is called like one."""
+    folders = (folder.lower() for folder in key.split("/")[:-1])
+    return next((PARTS[folder] for folder in folders if folder in PARTS), None)
+
+
+def _take(into: dict[str, Path], key: str, path: Path, problems: list[Problem]) -> None:
+    """Enter a file, unless another one has its place."""
+    first = into.setdefault(key, path)
+    if first is not path:
+        problems.append(
+            Problem("STEM-TWICE", str(path), f"the place of {first}", "one image and one mask per "
+                    "name", "rename or remove one of them")
+        )  # fmt: skip
+
+
+def _plain(listing: Listing, root: Path, problems: list[Problem]) -> Pair:  # noqa: ARG001
     """Images and masks by the path that is left without the folders that say which they are."""
     images: dict[str, Path] = {}
     masks: dict[str, Path] = {}
     for key, path in listing.files.items():
         role, plain_key = role_in(key)
         if role != "other":
-            (images if role == "images" else masks)[plain_key] = path
+            _take(images if role == "images" else masks, plain_key, path, problems)
     return images, masks
 
 
-def _camvid(listing: Listing, root: Path) -> Pair:  # noqa: ARG001 - as the others
+def _camvid(listing: Listing, root: Path, problems: list[Problem]) -> Pair:  # noqa: ARG001
     """``trainannot/x.png`` is the mask of ``train/x.png``."""
-    images, masks = {}, {}
+    images: dict[str, Path] = {}
+    masks: dict[str, Path] = {}
     for key, path in listing.files.items():
         folder, _, rest = key.rpartition("/")
         if _ANNOTATED.fullmatch(folder.rpartition("/")[2]):
@@ -163,33 +180,38 @@ def _camvid(listing: Listing, root: Path) -> Pair:  # noqa: ARG001 - as the othe
     return images, masks
 
 
-def _cityscapes(listing: Listing, root: Path) -> Pair:
-    """``gtFine/p/c/x_gtFine_labelIds.png`` is the mask of ``leftImg8bit/p/c/x_leftImg8bit.png``."""
-    images, masks = {}, {}
+def _cityscapes(listing: Listing, root: Path, problems: list[Problem]) -> Pair:
+    """``gtFine/p/c/x_gtFine_labelIds.png`` is the mask of ``leftImg8bit/p/c/x_leftImg8bit.png``.
+
+    Fine masks win over coarse ones, as a whole, and TrainIds over Ids.
+    """
+    images: dict[str, Path] = {}
+    found: dict[tuple[str, str], dict[str, Path]] = {}  # by kind and what the values are
     for path in listing.files.values():
         below = path.relative_to(root)
-        folder = "/".join(below.parts[1:-1])
+        folder = "".join(f"{part}/" for part in below.parts[1:-1])
         if below.stem.endswith("_leftImg8bit"):
-            images[f"{folder}/{below.stem.removesuffix('_leftImg8bit')}"] = path
-        elif found := re.fullmatch(r"(.+)_gt[A-Za-z]+_label(Train)?Ids", below.stem):
-            key = f"{folder}/{found[1]}"
-            if found[2] or key not in masks:  # TrainIds win: Ids would say the same
-                masks[key] = path
-    return images, masks
+            _take(images, folder + below.stem.removesuffix("_leftImg8bit"), path, problems)
+        elif name := re.fullmatch(r"(.+)_(gt[A-Za-z]+)_(label(?:Train)?Ids)", below.stem):
+            masks = found.setdefault((name[2], name[3]), {})
+            _take(masks, folder + name[1], path, problems)
+    ranked = sorted(found, key=lambda kind: (kind[0] != "gtFine", kind[1] != "labelTrainIds"))
+    return images, found[ranked[0]] if ranked else {}
 
 
 _PAIRING = {"plain": _plain, "camvid": _camvid, "cityscapes": _cityscapes}
 
 
-def _groups(keys: Sequence[str], layout: DomainLayout, pattern: str | None) -> dict[str, str]:
+def _groups(
+    keys: Sequence[str], layout: DomainLayout, pattern: re.Pattern[str] | None
+) -> dict[str, str]:
     """The group of each image, by key."""
     groups = {}
     seen: dict[str, int] = {}
     for key in keys:
         stem = key.rpartition("/")[2]
         if pattern:
-            found = re.search(pattern, stem)
-            groups[key] = key if found is None else found[1] if found.re.groups else found[0]
+            groups[key] = group_in(stem, pattern) or key
         elif layout == "cityscapes":
             groups[key] = "_".join(stem.split("_")[:2])
         elif layout == "camvid":

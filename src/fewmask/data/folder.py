@@ -96,4 +96,4 @@ def read_target(sample: Sample, folder: DataFolder) -> np.ndarray | None:
             expected=f"{size[0]}x{size[1]} as {sample.image_path.name}",
             fix="export the mask at the size of its image",
         )  # fmt: skip
-    return decode(mask, folder.mask_encoding)
+    return decode(mask, folder.encoding_of(sample))

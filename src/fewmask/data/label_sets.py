@@ -42,8 +42,8 @@ class LabelSet:
         return sorted(set(values) - set(self.id_of) - self.ignored - {IGNORE_INDEX})
 
     def decode(self, mask: np.ndarray) -> np.ndarray:
-        """(H, W) stored values to (H, W) uint8 ids; what is no class is 255."""
-        return self.lookup[mask.astype(np.uint8)]
+        """(H, W) integer stored values to (H, W) uint8 ids; what is no class is 255."""
+        return self.lookup[np.where((mask >= 0) & (mask < len(self.lookup)), mask, IGNORE_INDEX)]
 
 
 def plain_ids(names: Sequence[str], ignored: Sequence[int] = ()) -> LabelSet:

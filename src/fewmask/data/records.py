@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -44,14 +45,20 @@ class DataFolder:
         layout: How the folder is arranged.
         mask_encoding: What the masks' values mean; None without masks.
         has_background: Whether id 0 is what belongs to none of the classes.
+        label_sets: For ``domains``, in place of an encoding: by the first part of the samples' ids.
     """
 
     root: Path
     samples: tuple[Sample, ...]
     class_names: tuple[str, ...]
     layout: Layout
-    mask_encoding: MaskEncoding | LabelSet | None
+    mask_encoding: MaskEncoding | None
     has_background: bool = True
+    label_sets: Mapping[str, LabelSet] = field(default_factory=dict)
+
+    def encoding_of(self, sample: Sample) -> MaskEncoding | LabelSet | None:
+        """What the values of a sample's mask mean."""
+        return self.label_sets.get(sample.id.split("/")[0], self.mask_encoding)
 
     @property
     def has_tags(self) -> bool:

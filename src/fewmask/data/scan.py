@@ -18,6 +18,7 @@ from fewmask.data.files import (
     outside,
     shown,
 )
+from fewmask.data.groups import group_in, read_group_pattern
 from fewmask.data.mask_encoding import conclude_encoding, read_values
 from fewmask.data.records import DataFolder, Layout, Sample
 from fewmask.data.roles import is_negative, is_part, role_in, role_of
@@ -173,12 +174,8 @@ def _require_options(
     if class_name == "":
         problems.append(Problem("CLASS-NAME", "class_name", "an empty name", "a name",
                                 "leave it out or name the class"))  # fmt: skip
-    pattern = None
-    try:
-        pattern = re.compile(group_pattern) if group_pattern is not None else None
-    except re.error as error:
-        problems.append(Problem("GROUP-PATTERN", "group_pattern", f"{group_pattern!r}: {error}",
-                                "a regular expression", "for example '^[a-z]+'"))  # fmt: skip
+    pattern, wrong = read_group_pattern(group_pattern)
+    problems += wrong
     if problems:
         raise UsageError(*problems)
     return pattern
@@ -285,9 +282,7 @@ def _sample(
     group: str | None,
 ) -> Sample:  # fmt: skip
     identity = _key(path, root)
-    match = pattern.search(composed(path.stem)) if pattern else None
-    if group is None and match:
-        group = (match.group(1) if match.re.groups else None) or match.group(0)
+    group = group or group_in(composed(path.stem), pattern)
     return Sample(identity, path, None, tags, group or identity)
 
 

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from fewmask.config import Settings
 
+JUDGE_LAYERS = 4
+"""Strided convolutions of each of UNIT's judges."""
+
 
 class AdaptConfig(Settings):
-    """Settings of pipeline ``adapt``; the defaults are the published ones."""
+    """Settings of pipeline ``adapt``; UNIT's defaults are the published ones, where there are."""
 
     target: Path | None = None
     """Folder of unlabelled images of the target domain."""
     test: Path | None = None
     """Folder of labelled images of the target domain, to measure on and nothing else."""
     labels: Literal["auto", "camvid", "cityscapes"] = "auto"
-    """What the masks' values mean: a data set's own, or auto: by the folder's layout, otherwise ids
-    from 0 in the order of `class_names`."""
+    """What the masks' values mean where the folder's layout does not say it: a data set's own, or
+    auto: ids from 0 in the order of `class_names`."""
     ignore_ids: tuple[int, ...] = ()
     """Values of masks that are to be ignored, beside 255."""
     class_names: tuple[str, ...] | None = None
@@ -68,6 +71,18 @@ class AdaptConfig(Settings):
     """Weight of the perceptual loss between an image and its translation. Published: 1."""
     translate_perceptual_norm: bool = True
     """Compare instance-normalised features, so that light and colour do not count."""
+
+    @model_validator(mode="after")
+    def _large_enough_for_the_judges(self) -> Self:
+        """The coarsest judge must still see one patch of a crop."""
+        side = min(self.translate_crop_px, self.image_size, self.image_width) // 4 * 4
+        least = 2 ** (JUDGE_LAYERS + self.translate_scales - 1)
+        if side < least:
+            raise ValueError(
+                f"translate_scales {self.translate_scales} needs sides of {least} px or more, not "
+                f"{side} (translate_crop_px, image_size, image_width)"
+            )
+        return self
 
     @property
     def data_folders(self) -> dict[str, Path]:

@@ -13,19 +13,20 @@ from functools import partial
 from pathlib import Path
 
 from fewmask.conventions import IGNORE_INDEX
-from fewmask.data.content import find_duplicates, inspect_all
+from fewmask.data.content import find_exact_copies, find_near_copies, inspect_all
 from fewmask.data.domains import Domain, open_domain
 from fewmask.data.folder import DataFolder, refuse
 from fewmask.data.label_sets import CAMVID, CITYSCAPES, LabelSet, plain_ids
 from fewmask.data.mask_encoding import read_values
 from fewmask.data.records import Sample
 from fewmask.data.splits import Split, cut_folds
-from fewmask.errors import DataError, Problem, UsageError
+from fewmask.errors import DataError, LeakError, Problem, UsageError
 from fewmask.pipelines.adapt_config import AdaptConfig
 from fewmask.pipelines.folders import DataSource
 from fewmask.training.progress import watched
 from fewmask.training.workspace import Workspace
 
+MOST_CLASSES = 254
 SHOWN = 5
 """So many files of one kind of problem are named."""
 
@@ -58,8 +59,9 @@ def open_domains(root: Path, config: AdaptConfig) -> DataFolder:
         samples=tuple(sorted(samples, key=lambda sample: sample.id)),
         class_names=labels.names,
         layout="domains",
-        mask_encoding=labels,
+        mask_encoding=None,
         has_background=False,
+        label_sets={name: domain.labels or labels for name, domain in domains.items()},
     )
 
 
@@ -83,17 +85,23 @@ def check_domains(root: Path, config: AdaptConfig) -> None:
     inspections = inspect_all(samples, partial(watched, title="check", unit="image"))
     for inspection in inspections:
         problems += inspection.problems
-    problems += [one for one in find_duplicates(inspections) if _across(one, samples)]
+    for copies in (*find_exact_copies(inspections), *find_near_copies(inspections)):
+        problems += _across(copies)
     refuse(problems)
 
 
-def cut_domains(data: DataFolder, config: AdaptConfig, fold: int) -> Split:
+def cut_domains(data: DataFolder, config: AdaptConfig, fold: int) -> Split:  # noqa: ARG001
     """Training, validation and test parts; the folders' own, where they have any.
 
     Train: source images with a mask, and all target images, but for those of an official test
     part. Val: the source's official validation part, or ``val_fraction`` of its groups. Test: the
     ``test`` folder, or the target's official test part.
+
+    Raises:
+        UsageError: folds or a split file are asked for: the folders themselves are the split.
+        DataError: nothing is left to learn from, or a group is learned from and tested on.
     """
+    _refuse_folds(config)
     domains = _domains(data.root, config)
     part_of = {name: part for domain in domains.values() for name, part in domain.part_of.items()}
     source = [s for s in data.samples if _domain(s) == "source" and s.mask_path]
@@ -102,17 +110,58 @@ def cut_domains(data: DataFolder, config: AdaptConfig, fold: int) -> Split:
     if not val and config.val_fraction and len({s.group for s in learned}) > 1:
         folds = min(round(1 / config.val_fraction), len({s.group for s in learned}))
         fold_of = cut_folds(learned, folds=max(folds, 2), seed=config.split_seed)
-        val = [s for s, own in zip(learned, fold_of, strict=True) if own == fold]
-        learned = [s for s, own in zip(learned, fold_of, strict=True) if own != fold]
+        val = [s for s, own in zip(learned, fold_of, strict=True) if own == 0]
+        learned = [s for s, own in zip(learned, fold_of, strict=True) if own != 0]
     target = [s for s in data.samples if _domain(s) == "target"]
     test = [s for s in data.samples if _domain(s) == "test"]
     held_out = [s for s in target if part_of.get(s.id) == "test"]
     unlabelled = [s for s in target if part_of.get(s.id) != "test"]
+    for name, found in (("source", learned), ("target", unlabelled)):
+        if not found:
+            raise DataError.of(
+                "PART-EMPTY",
+                where=domains[name].root,
+                found="no image to learn from: all are of a validation or test part",
+                expected=f"training images of the {name} domain",
+                fix="put some into train/, or into no such folder",
+            )
+    test = test or held_out
+    _refuse_shared_groups([*learned, *unlabelled, *val], test)
     return Split(
         train=tuple(s.id for s in (*learned, *unlabelled)),
         val=tuple(s.id for s in val),
-        test=tuple(s.id for s in (test or held_out)),
+        test=tuple(s.id for s in test),
     )
+
+
+def _refuse_folds(config: AdaptConfig) -> None:
+    asked = {"--folds": config.folds > 1, "--fold": config.fold, "--split-file": config.split_file}
+    for flag, value in asked.items():
+        if value is not None and value is not False:
+            raise UsageError.of(
+                "SPLIT-FOLDERS",
+                where=flag,
+                found=f"{value}",
+                expected="none: --source, --target and --test are the split",
+                fix=f"leave out {flag}",
+            )
+
+
+def _refuse_shared_groups(learned: Sequence[Sample], tested: Sequence[Sample]) -> None:
+    """A drive that a pattern names must not stand on both sides, in whatever folder."""
+    known = {sample.group.partition("/")[2]: sample for sample in learned}
+    for sample in tested:
+        group = sample.group.partition("/")[2]
+        other = known.get(group)
+        alone = sample.group.partition("/")[2] == sample.id.partition("/")[2]
+        if other and not alone:
+            raise LeakError.of(
+                "LEAK",
+                where=f"group {group}",
+                found=f"{other.id} to learn from and {sample.id} to test on",
+                expected="each group on one side",
+                fix="take its images out of one of the folders",
+            )
 
 
 def domain_rows(work: Workspace, domain: str, *parts: str) -> list[int]:
@@ -150,7 +199,7 @@ def label_set(source: Domain, config: AdaptConfig) -> LabelSet:
     """What the source's masks mean: as its layout says, or as the settings do, or by their ids.
 
     Raises:
-        DataError: the source has no mask.
+        DataError: the source has no mask, or values that cannot be ids.
     """
     known = {"camvid": CAMVID, "cityscapes": CITYSCAPES}
     masks = [sample.mask_path for sample in source.samples if sample.mask_path]
@@ -162,16 +211,26 @@ def label_set(source: Domain, config: AdaptConfig) -> LabelSet:
             expected="masks of the source images: images/ and masks/ with the same names",
             fix="add masks; images without any are for --target",
         )
-    if config.labels != "auto":
-        return known[config.labels]
     if source.labels:
         return source.labels
+    if config.labels != "auto":
+        return known[config.labels]
     if config.class_names:
         return plain_ids(config.class_names, config.ignore_ids)
     values, _ = read_values(masks)
     ids = {v for counts in values.values() for v in counts} - {IGNORE_INDEX, *config.ignore_ids}
-    names = tuple(f"class_{number}" for number in range(max(ids, default=0) + 1))
-    return plain_ids(names, config.ignore_ids)
+    number = max(ids, default=0) + 1
+    if not ids or min(ids) < 0 or number > MOST_CLASSES or 2 * len(ids) < number:
+        listed = ", ".join(map(str, sorted(ids)[:12])) or "255 only"
+        raise DataError.of(
+            "MASK-VALUES",
+            where=source.root,
+            found=f"values {listed}" + (", ..." if len(ids) > 12 else ""),
+            expected="class ids 0, 1, 2, ... and 255 to ignore",
+            fix="store ids, or name the classes (--class-names) and what to leave out "
+            "(--ignore-ids)",
+        )
+    return plain_ids(tuple(f"class_{k}" for k in range(number)), config.ignore_ids)
 
 
 def _strangers(
@@ -202,8 +261,17 @@ def _domain(sample: Sample) -> str:
     return sample.id.split("/")[0]
 
 
-def _across(duplicate: Problem, samples: Sequence[Sample]) -> bool:
-    """Whether copies stand in several domains: such a target would be labelled, or tested on."""
-    names = {sample.id for sample in samples}
-    told = duplicate.found.partition(": ")[2].split(", ")
-    return len({name.split("/")[0] for name in told if name in names}) > 1
+def _across(copies: Sequence[Sample]) -> list[Problem]:
+    """A problem for copies in several domains: such a target would be labelled, or tested on."""
+    if len({_domain(sample) for sample in copies}) == 1:
+        return []
+    return [
+        Problem(
+            "DUPLICATE",
+            copies[0].id,
+            "the same picture, perhaps mirrored, turned, resized or compressed anew: "
+            + ", ".join(sample.id for sample in copies[:SHOWN]),
+            "no picture in two of the folders",
+            "remove it from one of them",
+        )
+    ]
