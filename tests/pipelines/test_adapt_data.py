@@ -108,6 +108,17 @@ def test_folders_are_no_files_and_enter_no_stage_key_by_name(street, tmp_path):
     assert settings_by_content(here) == settings_by_content(moved)
 
 
+def test_weights_of_the_perceptual_loss_count_by_their_content(street, tmp_path):
+    first, second = tmp_path / "a.pth", tmp_path / "b.pth"
+    for path in (first, second):
+        path.write_bytes(b"the same")
+    keys = [settings_by_content(config(street, translate_perceptual_weights=str(path)))
+            for path in (first, second)]  # fmt: skip
+    assert keys[0] == keys[1]
+    with pytest.raises(UsageError, match="FILE-MISSING"):
+        settings_by_content(config(street, translate_perceptual_weights="nowhere.pth"))
+
+
 def cityscapes(root, folder, suffix, mask):
     """One Cityscapes-like image with its mask; images differ with the mask."""
     (root / "leftImg8bit" / folder / "u").mkdir(parents=True)

@@ -6,7 +6,8 @@ Source: Liu, Breuel & Kautz 2017 (UNIT, arXiv 1703.00848), equations 3 to 9; the
 the weights are those of the adapt pipeline's source, section 3.2. Written from the papers.
 Differs: Reconstructions and divergences are means over values instead of sums, so that the weights
 do not depend on the image's size; the generators' adversarial loss is the form that does not
-saturate.
+saturate; the judges look at several sizes (their loss is the mean over these), as in the authors'
+later code; initial weights are CycleGAN's.
 """
 
 from __future__ import annotations

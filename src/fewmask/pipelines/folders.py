@@ -1,4 +1,4 @@
-"""Where the images of ``tags`` and ``train`` come from: one folder, checked, opened, and cut."""
+"""How a pipeline comes to its data; for ``tags`` and ``train``, one folder: check, open, cut."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class DataSource(NamedTuple):
 
     Attributes:
         check: Decode everything once and refuse all at once what would fail or mislead later.
-        open: The samples, without decoding an image.
+        open: The samples, without decoding an image; masks are, where only they name the classes.
         cut: The parts of one fold.
     """
 

@@ -174,8 +174,9 @@ def input_files(config: Settings) -> dict[str, Path]:
     """The files that settings name, by setting."""
     folders = config.data_folders
     files = {n: value for n, value in config if isinstance(value, Path) and n not in folders}
-    if config.encoder_weights not in {"packaged", "imagenet", "none"}:
-        files["encoder_weights"] = Path(config.encoder_weights)
+    for name, value in config:
+        if name.endswith("_weights") and value not in {"packaged", "imagenet", "none"}:
+            files[name] = Path(value)
     return files
 
 
