@@ -297,7 +297,10 @@ def test_all_problems_of_a_folder_are_told_at_once(fewmask, tiny, data, tmp_path
     assert {"IMAGE-TRUNCATED", "IMAGE-STRAY", "MASK-UNPAIRED"} <= codes
 
 
-def test_check_tells_of_one_sided_tags_and_names_the_command_that_can_use_the_rest(fewmask, data):
+def test_check_tells_of_one_sided_tags_and_names_the_command_that_can_use_the_rest(
+    fewmask, data, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)  # where no run is
     only_positives(data)
     result = fewmask("check", data)
     assert result.code == 10

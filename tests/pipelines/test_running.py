@@ -70,7 +70,7 @@ def test_a_card_that_lacks_what_the_settings_say_too_is_enough(copy, key):
     card = json.loads(path.read_text())
     del card[key]
     path.write_text(json.dumps(card))
-    assert predictor_of_run(RunFolder.open(copy), CPU).image_size == 32
+    assert predictor_of_run(RunFolder.open(copy), CPU).working_size == (32, 32)
 
 
 @pytest.mark.parametrize(

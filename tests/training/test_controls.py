@@ -21,7 +21,8 @@ def folder(layout, *, empty_masks):
 
     return SimpleNamespace(
         data=SimpleNamespace(
-            layout=layout, samples=[SimpleNamespace(mask_path=mask) for mask in masks]
+            has_tags=layout == "folders",
+            samples=[SimpleNamespace(mask_path=mask) for mask in masks],
         ),
         tags=tags,
         rows=rows,
