@@ -17,7 +17,7 @@ from fewmask.errors import DataError, LeakError, Problem, UsageError
 from fewmask.io.images import IMAGE_SUFFIXES, read_image, write_image, write_mask
 from fewmask.metrics.confusion import confusion_matrix, summarise
 from fewmask.pipelines.finished import predictor_of_run, read_card
-from fewmask.pipelines.running import folds_of_run, recorded_settings
+from fewmask.pipelines.running import data_folders_of, folds_of_run, recorded_settings
 from fewmask.report.figures import drawn_ids, overlay
 from fewmask.training.device import choose_device
 from fewmask.training.evaluation import with_empty_background
@@ -186,8 +186,8 @@ def _leak(root: Path, learned: dict[str, str]) -> Problem:
 
 def _refuse_in_data(out: Path, run: RunFolder, images: Path, what: str = "-o") -> None:
     """Keep data read-only: no folder of images, nor the data folder around it, holds the output."""
-    for data in (run.record["data"], *recorded_settings(run)[1].data_folders.values()):
-        refuse_inside(out, Path(str(data)), what)
+    for data in data_folders_of(run):
+        refuse_inside(out, data, what)
     folder = (images if images.is_dir() else images.parent).resolve()
     if images.is_file() and folder == Path.cwd():
         return

@@ -9,7 +9,7 @@ from pathlib import Path
 from fewmask.errors import DataError, Problem
 from fewmask.io.video import VIDEO_SUFFIXES, VideoReader, VideoWriter, require_output
 from fewmask.pipelines.finished import predictor_of_run, read_card
-from fewmask.pipelines.running import recorded_settings
+from fewmask.pipelines.running import data_folders_of
 from fewmask.report.figures import drawn_ids, overlay
 from fewmask.training.device import choose_device
 from fewmask.training.progress import watched
@@ -64,8 +64,8 @@ def predict_video(run: RunFolder, clip: Path, out: Path, *, device: str = "auto"
     """
     require_output(out)
     RunFolder.require_free(out)
-    for folder in (run.record["data"], *recorded_settings(run)[1].data_folders.values()):
-        refuse_inside(out, Path(str(folder)))
+    for folder in data_folders_of(run):
+        refuse_inside(out, folder)
     predictor = predictor_of_run(run, choose_device(device))
     background = read_card(run).get("background", True)
     started, in_masks, frames = time.monotonic(), 0.0, 0
@@ -73,7 +73,7 @@ def predict_video(run: RunFolder, clip: Path, out: Path, *, device: str = "auto"
     with VideoReader(clip) as reader:
         out.parent.mkdir(parents=True, exist_ok=True)
         with VideoWriter(out, reader.rate, reader.time_base) as writer:
-            shown = iter(watched(reader, reader.count, "predict", "frame"))
+            shown = iter(watched(reader, reader.expected, "predict", "frame"))
             while True:
                 try:
                     frame = next(shown)

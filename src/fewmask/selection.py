@@ -22,6 +22,7 @@ import math
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -146,7 +147,7 @@ def select(
         if method == "distance":
             build = level_statistics if features == "levels" else pooled_features
             network = build(encoder, encoder_weights).to(chosen_device)
-            measure: Measure = lambda image: _features(network, image)  # noqa: E731
+            measure: Measure = partial(_features, network)
         else:
             measure = light_score if method == "histogram" else grey_level
         of_target, problems = _measured(target, measure, "target")

@@ -41,6 +41,12 @@ def test_what_is_written_is_read_again(tmp_path, suffix):
     assert [p.name for p in tmp_path.iterdir()] == [clip.name]
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])  # with a number of frames, and without
+def test_how_many_frames_to_expect(tmp_path, suffix):
+    with VideoReader(write_clip(tmp_path / f"clip{suffix}", frames=12)) as reader:
+        assert reader.expected == pytest.approx(12, abs=1)
+
+
 def test_uneven_times_are_kept(tmp_path):
     times = [0, 40, 300, 320, 1000, 1500]
     with VideoReader(write_clip(tmp_path / "clip.mp4", times=times)) as reader:

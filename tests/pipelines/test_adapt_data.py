@@ -145,6 +145,16 @@ def test_each_folder_s_masks_are_read_by_its_own_table(tmp_path):
     assert np.array_equal(found["test"], of_test)  # road, traffic sign
 
 
+def test_an_unlabelled_target_in_another_data_set_s_layout_is_no_conflict(street):
+    folder = street / "drives" / "leftImg8bit" / "u"
+    folder.mkdir(parents=True)
+    shutil.copy(street / "night" / "images" / "0000.png", folder / "u_0_0_leftImg8bit.png")
+    settings = config(street, target=street / "drives")
+    check_domains(street / "day", settings)
+    data = open_domains(street / "day", settings)
+    assert "target/u/u_0_0" in {sample.id for sample in data.samples}
+
+
 @pytest.mark.parametrize("values", [(0, 255), (0, 38, 75, 113), (0, 300), (255, 255)])
 def test_without_names_values_that_cannot_be_ids_are_refused(street, values):
     for path in (street / "day" / "masks").iterdir():

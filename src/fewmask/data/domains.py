@@ -31,21 +31,10 @@ from fewmask.data.label_sets import (
     LabelSet,
 )
 from fewmask.data.records import Sample
-from fewmask.data.roles import role_in
+from fewmask.data.roles import Part, part_called, role_in
 from fewmask.errors import Problem, UsageError
 
 DomainLayout = Literal["plain", "camvid", "cityscapes"]
-
-PARTS = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "test": "test",
-    "testing": "test",
-}
-"""Folders that are a part of an official split."""
 
 BLOCK = 10
 """So many frames of a sequence that follow one another are a group: they show the same place."""
@@ -59,7 +48,6 @@ class Domain:
         root: Its folder.
         layout: How the files are arranged.
         samples: Sorted by id, ``<name>/<path below the folder>``.
-        part_of: Official part (``train``, ``val``, ``test``) by id, as far as there is one.
         labels: What the masks' values mean, if the layout says so.
         problems: What is wrong with the structure.
     """
@@ -67,7 +55,6 @@ class Domain:
     root: Path
     layout: DomainLayout
     samples: tuple[Sample, ...] = ()
-    part_of: dict[str, str] = field(default_factory=dict)
     labels: LabelSet | None = None
     problems: list[Problem] = field(default_factory=list)
 
@@ -122,7 +109,6 @@ def open_domain(root: Path, name: str, *, group_pattern: str | None = None) -> D
         Sample(f"{name}/{key}", images[key], masks.get(key), (), f"{name}/{groups[key]}")
         for key in sorted(images)
     )
-    domain.part_of = {f"{name}/{key}": part for key in images if (part := _part_of(key))}
     return domain
 
 
@@ -140,10 +126,14 @@ Pair = tuple[dict[str, Path], dict[str, Path]]
 _ANNOTATED = re.compile(r"(train|val|test)annot")
 
 
-def _part_of(key: str) -> str | None:
-    """The official part of an image: by the first of its folders that is called like one."""
-    folders = (folder.lower() for folder in key.split("/")[:-1])
-    return next((PARTS[folder] for folder in folders if folder in PARTS), None)
+def official_part(sample_id: str) -> Part | None:
+    """The part of its domain's own split: by the first of its folders that is called like one.
+
+    >>> official_part("source/camvid/val/0016E5_07959"), official_part("test/0001")
+    ('val', None)
+    """
+    folders = sample_id.split("/")[1:-1]  # the first names the domain
+    return next((part for folder in folders if (part := part_called(folder))), None)
 
 
 def _take(into: dict[str, Path], key: str, path: Path, problems: list[Problem]) -> None:

@@ -148,9 +148,18 @@ def _names_from_ids(seen: set[int]) -> tuple[str, ...] | None:
     if ids <= {1}:
         return ("foreground",)
     highest = max(ids)
-    if min(ids) < 0 or highest >= IGNORE_INDEX or len(ids) * 2 < highest:
+    if not may_be_ids(ids, highest):
         return None
     return tuple(f"class_{number}" for number in range(1, highest + 1))
+
+
+def may_be_ids(ids: Collection[int], classes: int) -> bool:
+    """Whether stored values look like the ids of so many classes: in range, half of them in use.
+
+    >>> may_be_ids({0, 1, 3}, classes=4), may_be_ids({0, 38, 75, 113}, classes=114)
+    (True, False)
+    """
+    return bool(ids) and min(ids) >= 0 and max(ids) < IGNORE_INDEX and 2 * len(ids) >= classes
 
 
 def _unexplained(values_of: Mapping[Path, Mapping[int, int]], classes: int) -> tuple[Problem, ...]:

@@ -6,6 +6,14 @@ import re
 from typing import Literal
 
 Role = Literal["images", "masks", "other"]
+Part = Literal["train", "val", "test"]
+
+PARTS: dict[Part, str] = {
+    "train": r"train(ing)?",
+    "val": r"val(id|idation)?|dev",
+    "test": r"test(ing)?",
+}
+"""Names of folders that hold a part of a split data set, as regular expressions."""
 
 ROLES: dict[str, Role] = {
     **dict.fromkeys(("images", "image", "imgs", "img"), "images"),
@@ -34,10 +42,19 @@ def is_part(folder_name: str) -> bool:
     >>> [is_part(name) for name in ("train", "Val", "testing", "landslide")]
     [True, True, True, False]
     """
-    return (
-        re.fullmatch(r"train(ing)?|val(id|idation)?|dev|test(ing)?", folder_name.casefold())
-        is not None
-    )
+    return part_called(folder_name) is not None
+
+
+def part_called(folder_name: str) -> Part | None:
+    """The part of a split data set that a folder of this name holds, if any.
+
+    >>> [part_called(name) for name in ("Training", "dev", "test", "landslide")]
+    ['train', 'val', 'test', None]
+    """
+    for part, pattern in PARTS.items():
+        if re.fullmatch(pattern, folder_name.casefold()):
+            return part
+    return None
 
 
 def is_negative(folder_name: str) -> bool:

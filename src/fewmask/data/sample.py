@@ -71,7 +71,7 @@ def make_sample(
     Raises:
         UsageError: ``root`` is not empty.
     """
-    _require_empty(root)
+    require_empty(root)
     positive, negative, masks = (_made(root / name) for name in ("positive", "negative", "masks"))
     for index in range(images_per_class):
         for folder, scar in ((positive, True), (negative, False)):
@@ -111,7 +111,7 @@ def make_multiclass_sample(
     Raises:
         UsageError: ``root`` is not empty.
     """
-    _require_empty(root)
+    require_empty(root)
     images_folder, masks = _made(root / "images"), _made(root / "masks")
     rows: list[list[object]] = [["file", *SAMPLE_CLASS_NAMES]]
     for index in range(images):
@@ -293,7 +293,12 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _require_empty(root: Path) -> None:
+def require_empty(root: Path) -> None:
+    """Refuse a place for sample data that holds something.
+
+    Raises:
+        UsageError: it does.
+    """
     if root.exists() and (not root.is_dir() or any(root.iterdir())):
         raise UsageError.of(
             "SAMPLE-EXISTS",

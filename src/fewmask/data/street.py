@@ -20,8 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
-from fewmask.data.sample import load_texture
-from fewmask.errors import UsageError
+from fewmask.data.sample import load_texture, require_empty
 from fewmask.io.images import write_image, write_mask
 from fewmask.randomness import generator
 
@@ -67,14 +66,7 @@ def make_street(
     Raises:
         UsageError: ``root`` holds something.
     """
-    if root.exists() and (not root.is_dir() or any(root.iterdir())):
-        raise UsageError.of(
-            "SAMPLE-EXISTS",
-            where=root,
-            found="something is there already",
-            expected="an empty or absent folder",
-            fix="choose another folder, or remove it first",
-        )
+    require_empty(root)
     folders: tuple[tuple[str, int, Light], ...] = (
         ("day", day, "day"),
         ("night", night, "night"),

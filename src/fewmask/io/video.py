@@ -37,6 +37,7 @@ class VideoReader:
 
     Attributes:
         count: Number of frames as far as the file says, else 0.
+        expected: The same, else about so many by its length; 0 if the file says neither.
         rate: Mean frames a second.
         time_base: Seconds of one tick of :attr:`Frame.time`.
 
@@ -63,6 +64,7 @@ class VideoReader:
         self.time_base = Fraction(self._stream.time_base or 1 / self.rate)
         self.count = int(self._stream.frames or 0)
         self._seconds = self._expected_seconds()
+        self.expected = self.count or round(self._seconds * self.rate)
 
     def __enter__(self) -> Self:
         return self

@@ -134,9 +134,10 @@ class MultiScaleDiscriminator(nn.Module):
         Sides of ``2 ** (layers + scales - 1)`` px or more: 64 px as published.
         """
         logits = []
-        for judge in self.judges:
+        for scale, judge in enumerate(self.judges):
+            if scale:
+                image = self.halve(image)
             logits.append(judge(image))
-            image = self.halve(image)
         return logits
 
 

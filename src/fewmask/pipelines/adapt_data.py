@@ -14,10 +14,10 @@ from pathlib import Path
 
 from fewmask.conventions import IGNORE_INDEX
 from fewmask.data.content import find_exact_copies, find_near_copies, inspect_all
-from fewmask.data.domains import Domain, open_domain
+from fewmask.data.domains import Domain, official_part, open_domain
 from fewmask.data.folder import DataFolder, refuse
 from fewmask.data.label_sets import CAMVID, CITYSCAPES, LabelSet, plain_ids
-from fewmask.data.mask_encoding import read_values
+from fewmask.data.mask_encoding import may_be_ids, read_values
 from fewmask.data.records import Sample
 from fewmask.data.splits import Split, cut_folds
 from fewmask.errors import DataError, LeakError, Problem, UsageError
@@ -26,7 +26,6 @@ from fewmask.pipelines.folders import DataSource
 from fewmask.training.progress import watched
 from fewmask.training.workspace import Workspace
 
-MOST_CLASSES = 254
 SHOWN = 5
 """So many files of one kind of problem are named."""
 
@@ -45,7 +44,8 @@ def open_domains(root: Path, config: AdaptConfig) -> DataFolder:
     domains = _domains(root, config)
     labels = label_set(domains["source"], config)
     for name, domain in domains.items():
-        if domain.labels and domain.labels.names != labels.names:
+        masked = any(sample.mask_path for sample in domain.samples)
+        if masked and domain.labels and domain.labels.names != labels.names:
             raise DataError.of(
                 "LABELS-DIFFER",
                 where=domain.root,
@@ -102,11 +102,9 @@ def cut_domains(data: DataFolder, config: AdaptConfig, fold: int) -> Split:  # n
         DataError: nothing is left to learn from, or a group is learned from and tested on.
     """
     _refuse_folds(config)
-    domains = _domains(data.root, config)
-    part_of = {name: part for domain in domains.values() for name, part in domain.part_of.items()}
     source = [s for s in data.samples if _domain(s) == "source" and s.mask_path]
-    learned = [s for s in source if part_of.get(s.id, "train") == "train"]
-    val = [s for s in source if part_of.get(s.id) == "val"]
+    learned = [s for s in source if official_part(s.id) in {None, "train"}]
+    val = [s for s in source if official_part(s.id) == "val"]
     if not val and config.val_fraction and len({s.group for s in learned}) > 1:
         folds = min(round(1 / config.val_fraction), len({s.group for s in learned}))
         fold_of = cut_folds(learned, folds=max(folds, 2), seed=config.split_seed)
@@ -114,13 +112,16 @@ def cut_domains(data: DataFolder, config: AdaptConfig, fold: int) -> Split:  # n
         learned = [s for s, own in zip(learned, fold_of, strict=True) if own != 0]
     target = [s for s in data.samples if _domain(s) == "target"]
     test = [s for s in data.samples if _domain(s) == "test"]
-    held_out = [s for s in target if part_of.get(s.id) == "test"]
-    unlabelled = [s for s in target if part_of.get(s.id) != "test"]
-    for name, found in (("source", learned), ("target", unlabelled)):
+    held_out = [s for s in target if official_part(s.id) == "test"]
+    unlabelled = [s for s in target if official_part(s.id) != "test"]
+    for name, root, found in (
+        ("source", data.root, learned),
+        ("target", config.target, unlabelled),
+    ):
         if not found:
             raise DataError.of(
                 "PART-EMPTY",
-                where=domains[name].root,
+                where=root,
                 found="no image to learn from: all are of a validation or test part",
                 expected=f"training images of the {name} domain",
                 fix="put some into train/, or into no such folder",
@@ -149,12 +150,11 @@ def _refuse_folds(config: AdaptConfig) -> None:
 
 def _refuse_shared_groups(learned: Sequence[Sample], tested: Sequence[Sample]) -> None:
     """A drive that a pattern names must not stand on both sides, in whatever folder."""
-    known = {sample.group.partition("/")[2]: sample for sample in learned}
+    known = {_in_its_folder(sample.group): sample for sample in learned}
     for sample in tested:
-        group = sample.group.partition("/")[2]
+        group = _in_its_folder(sample.group)
         other = known.get(group)
-        alone = sample.group.partition("/")[2] == sample.id.partition("/")[2]
-        if other and not alone:
+        if other and group != _in_its_folder(sample.id):  # a group of its own is no drive
             raise LeakError.of(
                 "LEAK",
                 where=f"group {group}",
@@ -220,7 +220,7 @@ def label_set(source: Domain, config: AdaptConfig) -> LabelSet:
     values, _ = read_values(masks)
     ids = {v for counts in values.values() for v in counts} - {IGNORE_INDEX, *config.ignore_ids}
     number = max(ids, default=0) + 1
-    if not ids or min(ids) < 0 or number > MOST_CLASSES or 2 * len(ids) < number:
+    if not may_be_ids(ids, number):
         listed = ", ".join(map(str, sorted(ids)[:12])) or "255 only"
         raise DataError.of(
             "MASK-VALUES",
@@ -259,6 +259,11 @@ def _strangers(
 
 def _domain(sample: Sample) -> str:
     return sample.id.split("/")[0]
+
+
+def _in_its_folder(name: str) -> str:
+    """An id or group without the domain before it."""
+    return name.partition("/")[2]
 
 
 def _across(copies: Sequence[Sample]) -> list[Problem]:

@@ -13,7 +13,7 @@ later code; initial weights are CycleGAN's.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -30,7 +30,7 @@ from fewmask.losses.translation import (
 )
 from fewmask.models.features import content_features
 from fewmask.models.unit import MultiScaleDiscriminator, Unit, sample
-from fewmask.pipelines.adapt_config import AdaptConfig
+from fewmask.pipelines.adapt_config import JUDGE_LAYERS, AdaptConfig
 from fewmask.pipelines.adapt_data import domain_rows
 from fewmask.randomness import seed_all
 from fewmask.training.checkpoint import load_weights, save_weights
@@ -55,8 +55,8 @@ def new_unit(config: AdaptConfig) -> UnitNetworks:
     width, scales = config.translate_discriminator_width, config.translate_scales
     return UnitNetworks(
         Unit(config.translate_width, config.translate_blocks, config.translate_decoder_norm),
-        MultiScaleDiscriminator(width, scales=scales),
-        MultiScaleDiscriminator(width, scales=scales),
+        MultiScaleDiscriminator(width, JUDGE_LAYERS, scales),
+        MultiScaleDiscriminator(width, JUDGE_LAYERS, scales),
     )
 
 
@@ -244,12 +244,10 @@ def load_unit(work: Workspace) -> Unit:
 
 
 @torch.no_grad()
-def translate_image(unit: Unit, image: np.ndarray, to: str) -> np.ndarray:
-    """Translate one image; (H, W, 3) uint8 to the same, ``to`` domain ``a`` or ``b``."""
-    device = next(unit.parameters()).device
-    real = to_signed(to_unit(image)[None]).to(device)
-    fake = unit(real, "b" if to == "b" else "a")
-    return to_bytes((fake + 1) / 2)[0]
+def translate_image(unit: Unit, image: np.ndarray, to: Literal["a", "b"]) -> np.ndarray:
+    """Translate one image, (H, W, 3) uint8 to the same, into domain ``to``."""
+    real = to_signed(to_unit(image)[None]).to(next(unit.parameters()).device)
+    return to_bytes((unit(real, to) + 1) / 2)[0]
 
 
 def _over_scales(loss: Callable[[Tensor], Tensor], logits: list[Tensor]) -> Tensor:

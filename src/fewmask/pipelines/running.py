@@ -178,6 +178,12 @@ def recorded_settings(run: RunFolder) -> tuple[ModuleType, Settings]:
     return module, config
 
 
+def data_folders_of(run: RunFolder) -> list[Path]:
+    """All folders of images that a run was made from: nothing may be written into them."""
+    _, config = recorded_settings(run)
+    return [Path(run.record["data"]), *config.data_folders.values()]
+
+
 def resume(path: Path, moved_to: Path | None = None) -> RunFolder:
     """Go on with a run: finished stages are kept, the one under way continues where it was saved.
 

@@ -20,7 +20,7 @@ class Progress:
 
     Args:
         title: What is under way.
-        total: Number of steps.
+        total: Number of steps; 0 if nobody knows.
         done: Steps done before (a resumed loop).
         unit: What a step is.
         run: Receives the plain lines; without a run they go to stderr alone.
@@ -50,7 +50,7 @@ class Progress:
             )
             self.bar.start()
             self.task = self.bar.add_task(
-                self.title, total=self.total, completed=self.first, values=""
+                self.title, total=self.total or None, completed=self.first, values=""
             )
         return self
 
@@ -75,10 +75,10 @@ class Progress:
             self.last_line = now
             seconds = now - self.started
             left = seconds / max(done - self.first, 1) * (self.total - done)
-            line = (
-                f"{self.title}: {self.unit} {done}/{self.total}, {seconds:.0f} s, "
-                f"{left:.0f} s left  {shown}".rstrip()
-            )
+            place, rest = f"{done}/{self.total}", f", {left:.0f} s left"
+            if done > self.total:  # unknown, or a clip longer than it says
+                place, rest = f"{done}", ""
+            line = f"{self.title}: {self.unit} {place}, {seconds:.0f} s{rest}  {shown}".rstrip()
             if self.run:
                 self.run.log(line)
             else:
