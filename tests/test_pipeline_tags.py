@@ -117,7 +117,7 @@ def test_the_parts_share_no_image_and_no_group(smoke_run):
 def test_the_card_says_what_is_needed_to_use_the_weights(smoke_run):
     card = json.loads((smoke_run.path / "weights" / "card.json").read_text())
     assert card["class_names"] == ["scar"]
-    assert card["image_size"] == 96
+    assert card["image_size"] == [96, 96]
     assert card["licence"]
     assert card["metrics"] == smoke_run.table["metrics"]
     weights = load_file(smoke_run.path / "weights" / "segmenter.safetensors")

@@ -11,16 +11,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fewmask.api import Run, resume_run, tags, train
+    from fewmask.api import Run, adapt, resume_run, tags, train
     from fewmask.errors import FewmaskError
     from fewmask.selection import select
 
 __version__ = "0.1.0"
-__all__ = ["FewmaskError", "Run", "__version__", "resume_run", "select", "tags", "train"]
+__all__ = [
+    "FewmaskError",
+    "Run",
+    "__version__",
+    "adapt",
+    "resume_run",
+    "select",
+    "tags",
+    "train",
+]
 
 _HOME = {
     "FewmaskError": "fewmask.errors",
     "Run": "fewmask.api",
+    "adapt": "fewmask.api",
     "resume_run": "fewmask.api",
     "select": "fewmask.selection",
     "tags": "fewmask.api",

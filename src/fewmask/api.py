@@ -84,6 +84,34 @@ def tags(
     return _start("tags", data, out, preset, config, settings)
 
 
+def adapt(
+    source: str | Path,
+    target: str | Path,
+    out: str | Path | None = None,
+    *,
+    test: str | Path | None = None,
+    preset: str = "fast",
+    config: str | Path | None = None,
+    **settings: Any,
+) -> Run:
+    """A segmenter for the target domain from labelled source and unlabelled target images.
+
+    Args:
+        source: ``images/`` and ``masks/``, or the layout of CamVid or Cityscapes.
+        target: Folder of images; masks in it measure only, and train the oracle.
+        out: A new folder; default ``runs/<source>-adapt``, numbered if taken.
+        test: Folder of labelled images of the target domain, to measure on.
+        preset: smoke, fast, paper or best.
+        config: YAML file of settings.
+        **settings: See ``fewmask adapt --help``.
+
+    Raises:
+        FewmaskError: see :mod:`fewmask.errors`.
+    """
+    given = {**settings, "target": target, "test": test}
+    return _start("adapt", source, out, preset, config, given)
+
+
 def train(
     data: str | Path,
     out: str | Path | None = None,

@@ -30,6 +30,8 @@ MAKE, USE, LOOK = Group("Make", sort_key=1), Group("Use", sort_key=2), Group("Lo
 
 app.command("fewmask.cli_pipelines:tags", name="tags", group=MAKE,
             help="Image-level tags in; masks, a segmenter and a report out.")  # fmt: skip
+app.command("fewmask.cli_pipelines:adapt", name="adapt", group=MAKE,
+            help="Labelled day in, a segmenter for unlabelled night out.")  # fmt: skip
 app.command("fewmask.cli_pipelines:train", name="train", group=MAKE,
             help="A plain supervised segmenter from images and masks.")  # fmt: skip
 app.command("fewmask.cli_select:select", name="select", group=MAKE,

@@ -78,7 +78,7 @@ class Settings(BaseModel):
     the preset's encoder."""
     encoder_weights: str = "packaged"
     """packaged (ImageNet weights, offline; tf_efficientnet_lite0 only), imagenet (fetched on first
-    use; vgg16 only), none, or a file."""
+    use; vgg16 and resnet101 only), none, or a file."""
 
     segment_architecture: Literal[
         "unet", "unetplusplus", "fpn", "deeplabv3plus", "segformer", "upernet", "classic_unet"
@@ -101,8 +101,9 @@ class Settings(BaseModel):
     """Of the learning rate."""
     segment_weight_decay: float = Field(1e-2, ge=0)
     """Decay of the weights."""
-    segment_loss: Literal["ce", "ce_dice", "gce"] = "ce_dice"
-    """Cross-entropy, with Dice, or the generalised cross-entropy that forgives wrong targets."""
+    segment_loss: Literal["ce", "ce_dice", "gce", "focal", "combined"] = "ce_dice"
+    """Cross-entropy, with Dice; the generalised cross-entropy that forgives wrong targets; focal;
+    or half cross-entropy, half focal."""
     segment_ema_decay: float = Field(0.99, ge=0, lt=1)
     """The result is this moving average of the weights; 0 = the last weights."""
     segment_zoom: float = Field(0.25, ge=0, lt=1)

@@ -18,10 +18,8 @@ distance (450) does not carry over.
 
 from __future__ import annotations
 
-import math
 import shutil
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
@@ -34,7 +32,7 @@ from fewmask.data.light import NIGHT_BELOW_GREY, grey_level, light_score
 from fewmask.data.transforms import resize_image, to_unit
 from fewmask.errors import DataError, Problem, UsageError
 from fewmask.io.images import read_image
-from fewmask.metrics.feature_distance import feature_distances, feature_statistics
+from fewmask.metrics.choice import Method, Selection, choose
 from fewmask.models.features import level_statistics, pooled_features
 from fewmask.models.weights import PACKAGED_ENCODER
 from fewmask.training.arithmetic import arithmetic
@@ -44,36 +42,7 @@ from fewmask.training.run_folder import RunFolder
 from fewmask.training.run_places import refuse_inside
 from fewmask.training.workspace import csv_cell
 
-Method = Literal["distance", "histogram", "grey"]
 SIDE_PX = 224
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What was chosen.
-
-    Attributes:
-        scores: Of each image of the pool that could be read, by name.
-        kept: Names of the chosen ones, the most fitting first.
-        low: Lowest score that was let through; None = any.
-        high: Highest score that was let through; None = any.
-        score: What the score is, in words.
-        range: Where ``low`` and ``high`` come from, in words.
-    """
-
-    scores: dict[str, float]
-    kept: tuple[str, ...]
-    low: float | None
-    high: float | None
-    score: str
-    range: str
-
-    def __str__(self) -> str:
-        low, high = ("any" if bound is None else f"{bound:.4g}" for bound in (self.low, self.high))
-        return (
-            f"{len(self.kept)} of {len(self.scores)} images kept; {self.score}, "
-            f"from {low} to {high} ({self.range})"
-        )
 
 
 def select(
@@ -155,7 +124,7 @@ def select(
     problems += more
     if like and not of_target:
         raise DataError(*problems)
-    found = _choose(method, of_pool, of_target, keep, low, high, quantiles)
+    found = choose(method, of_pool, of_target, keep, low, high, quantiles)
     _write(found, images, out, copy=copy)
     if problems:
         raise DataError(*problems, _partial(pool, len(problems), len(images) + len(target), out))
@@ -222,51 +191,6 @@ def _measured(
         except DataError as error:
             problems += error.problems
     return found, problems
-
-
-def _choose(
-    method: Method,
-    of_pool: Mapping[str, float | np.ndarray],
-    of_target: Mapping[str, float | np.ndarray],
-    keep: int | None,
-    low: float | None,
-    high: float | None,
-    quantiles: tuple[float, float],
-) -> Selection:
-    """Score, cut and rank what was measured."""
-    names = list(of_pool)
-    given = low is not None or high is not None
-    told = "as given" if given else "none"
-    if method == "distance":
-        statistics = feature_statistics(np.stack(list(of_target.values())))
-        values = np.stack(list(of_pool.values())) if names else np.zeros((0, 1))
-        scores = feature_distances(values, statistics) if names else np.zeros(0)
-        what, misfit = "squared feature distance to the target", scores
-    else:
-        scores = np.array([of_pool[name] for name in names], float)
-        what = "light score, 0 to 255" if method == "histogram" else "mean grey level, 0 to 255"
-        target = np.array(list(of_target.values()), float)
-        middle = float(np.median(target)) if of_target else None
-        if not given:
-            low, high = (float(x) for x in np.quantile(target, quantiles))
-            told = "quantiles {:g} and {:g} of the target".format(*quantiles)
-        if middle is None and low is not None and high is not None:
-            middle = (low + high) / 2
-        if middle is not None:
-            misfit = np.abs(scores - middle)
-        else:
-            misfit = scores if low is None else -scores
-    lowest = -math.inf if low is None else low
-    highest = math.inf if high is None else high
-    order = [i for i in np.argsort(misfit, kind="stable") if lowest <= scores[i] <= highest]
-    return Selection(
-        scores={name: float(score) for name, score in zip(names, scores, strict=True)},
-        kept=tuple(names[i] for i in order[:keep]),
-        low=low,
-        high=high,
-        score=what,
-        range=told,
-    )
 
 
 def _write(found: Selection, images: Mapping[str, Path], out: Path, *, copy: bool) -> None:

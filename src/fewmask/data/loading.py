@@ -14,6 +14,34 @@ from fewmask.data.transforms import Augmentation, to_unit
 from fewmask.randomness import derive_seed, generator
 
 
+class Stacked:
+    """Several arrays as one, along the first axis; none is copied, so they may be memory-mapped.
+
+    Args:
+        *arrays: One or more, equal in all axes but the first.
+
+    >>> both = Stacked(np.array([[1], [2]]), np.array([[3]]))
+    >>> len(both), both.ndim, both[2].tolist()
+    (3, 2, [3])
+    """
+
+    def __init__(self, *arrays: np.ndarray) -> None:
+        self.arrays = arrays
+        self.ndim = arrays[0].ndim
+        self._ends = np.cumsum([len(array) for array in arrays])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        which = int(np.searchsorted(self._ends, row, side="right"))
+        array = self.arrays[which]
+        return array[row - self._ends[which] + len(array)]
+
+
+Rows = np.ndarray | Stacked
+
+
 class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
     """Images and their targets, augmented; indexed by (epoch, position).
 
@@ -29,8 +57,8 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(
         self,
-        images: np.ndarray,
-        targets: np.ndarray,
+        images: Rows,
+        targets: Rows,
         rows: Sequence[int],
         augmentation: Augmentation,
         *,

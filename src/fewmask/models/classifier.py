@@ -33,8 +33,8 @@ logit is linear in it and the plain CAM is exact. (``network.conv_head`` lies be
 """
 
 
-OWN_WEIGHTS = {PACKAGED_ENCODER: "packaged", "vgg16": "imagenet"}
-"""The pretrained weights that need no file, by the one encoder that they belong to."""
+OWN_WEIGHTS = {PACKAGED_ENCODER: "packaged", "vgg16": "imagenet", "resnet101": "imagenet"}
+"""The pretrained weights that need no file, by encoder."""
 
 
 def vgg16_classifier(
@@ -66,7 +66,8 @@ def vgg16_classifier(
 
     state = None
     if weights is not None:
-        state = fetch_vgg16() if weights == "imagenet" else load_weights_file(Path(weights))
+        fetched = weights == "imagenet"
+        state = fetch_imagenet("vgg16") if fetched else load_weights_file(Path(weights))
     network = vgg16(weights=None)
     if state is not None:
         load_encoder(network, state, where=weights, head="classifier.6")
@@ -165,23 +166,27 @@ def check_timm_name(name: str) -> None:
         )
 
 
-def fetch_vgg16() -> dict[str, Tensor]:
-    """ImageNet weights of VGG16 under torchvision's names, fetched on first use.
+def fetch_imagenet(name: str) -> dict[str, Tensor]:
+    """ImageNet weights of VGG16 or ResNet-101 under torchvision's names, fetched on first use.
+
+    Args:
+        name: ``vgg16`` or ``resnet101``; timm's names of the latter's tensors are the same.
 
     Raises:
         ResourceError: They could not be fetched.
     """
     torchvision_compat.ensure()
-    from torchvision.models import VGG16_Weights
+    from torchvision.models import get_model_weights
 
+    weights = get_model_weights(name).IMAGENET1K_V1
     try:
-        return dict(VGG16_Weights.IMAGENET1K_V1.get_state_dict(progress=False, check_hash=True))
+        return dict(weights.get_state_dict(progress=False, check_hash=True))
     except (OSError, RuntimeError) as error:  # no network, no disk, or a download that was cut
         raise ResourceError.of(
             "WEIGHTS-DOWNLOAD",
-            where=VGG16_Weights.IMAGENET1K_V1.url,
+            where=weights.url,
             found=f"{type(error).__name__}: {error}",
-            expected="torchvision's VGG16 weights (528 MB), fetched once",
-            fix="fetch that file elsewhere and give --encoder path/to/vgg16.pth, "
+            expected=f"torchvision's {name} weights ({weights.meta['_file_size']:.0f} MB), once",
+            fix=f"fetch that file elsewhere and give --encoder path/to/{name}.pth, "
             "or use the packaged encoder (--preset fast)",
         ) from error

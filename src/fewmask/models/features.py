@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fewmask import torchvision_compat
 from fewmask.errors import UsageError
 from fewmask.models.blocks import Normalised, freeze
-from fewmask.models.classifier import check_encoder, fetch_vgg16, timm_classifier
+from fewmask.models.classifier import check_encoder, fetch_imagenet, timm_classifier
 from fewmask.models.weights import (
     load_encoder,
     load_packaged_encoder,
@@ -66,7 +66,7 @@ def content_features(encoder: str, weights: str) -> Frozen:
         from torchvision.models import vgg16
 
         network: Any = vgg16(weights=None)
-        _load(network, weights)
+        _load(network, encoder, weights)
         return Frozen(Normalised(network.features[:VGG16_RELU5_3]))
     import timm
 
@@ -77,7 +77,7 @@ def content_features(encoder: str, weights: str) -> Frozen:
     index = levels.index(16)
     network = timm.create_model(encoder, pretrained=False, features_only=True, out_indices=(index,))
     config: Any = network.default_cfg
-    _load(network, weights)
+    _load(network, encoder, weights)
     return Frozen(Normalised(_First(network), config["mean"], config["std"]))
 
 
@@ -107,7 +107,7 @@ def level_statistics(encoder: str, weights: str) -> Frozen:
     network = timm.create_model(encoder, pretrained=False, features_only=True)
     _levels(network, encoder)
     config: Any = network.default_cfg
-    _load(network, weights)
+    _load(network, encoder, weights)
     return Frozen(Normalised(_Statistics(network), config["mean"], config["std"]))
 
 
@@ -173,9 +173,10 @@ class _First(nn.Module):
         return self.network(image)[0]
 
 
-def _load(network: nn.Module, weights: str) -> None:
+def _load(network: nn.Module, encoder: str, weights: str) -> None:
     if weights == "packaged":
         load_packaged_encoder(network)
     elif weights != "none":
-        state = fetch_vgg16() if weights == "imagenet" else load_weights_file(Path(weights))
+        fetched = weights == "imagenet"
+        state = fetch_imagenet(encoder) if fetched else load_weights_file(Path(weights))
         load_encoder(network, state, where=weights)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fewmask.errors import UsageError
 from fewmask.models.blocks import Normalised, Padded
-from fewmask.models.classifier import check_timm_name, fetch_vgg16
+from fewmask.models.classifier import check_timm_name, fetch_imagenet
 from fewmask.models.weights import (
     PACKAGED_ENCODER,
     load_encoder,
@@ -49,8 +49,8 @@ def build_segmenter(
         decoder_channels: Widths of the decoder from coarse to fine, five of them, for ``unet``
             and ``unetplusplus``; ``None`` keeps the library's (256, 128, 64, 32, 16).
         weights_file: State dict of the encoder under timm's names, instead of the packaged one;
-            ``"imagenet"`` fetches torchvision's of ``vgg16`` on first use. Otherwise nothing is
-            downloaded.
+            ``"imagenet"`` fetches torchvision's of ``vgg16`` or ``resnet101`` on first use.
+            Otherwise nothing is downloaded.
 
     Raises:
         UsageError: The names or their combination are not possible.
@@ -84,7 +84,8 @@ def build_segmenter(
     if pretrained:
         load_packaged_encoder(network.encoder.model)
     if weights_file is not None:
-        state = fetch_vgg16() if weights_file == "imagenet" else load_weights_file(weights_file)
+        fetched = weights_file == "imagenet"
+        state = fetch_imagenet(encoder) if fetched else load_weights_file(Path(weights_file))
         load_encoder(network.encoder.model, state, where=weights_file)
     config = network.encoder.model.default_cfg
     return Normalised(

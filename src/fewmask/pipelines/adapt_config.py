@@ -1,9 +1,9 @@
-"""Settings of pipeline ``adapt``, so far those of its data and its translation."""
+"""Settings and presets of pipeline ``adapt``."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,6 +11,9 @@ from fewmask.config import Settings
 
 JUDGE_LAYERS = 4
 """Strided convolutions of each of UNIT's judges."""
+
+
+RenderMethod = Literal["unit", "fourier", "lab", "histogram", "gamma"]
 
 
 class AdaptConfig(Settings):
@@ -31,8 +34,29 @@ class AdaptConfig(Settings):
     """Height in px to which images are resized for training and prediction; at least 32."""
     image_width: int = Field(256, ge=32)
     """Width in px."""
+    val_fraction: float = Field(0.0, ge=0, le=0.5)
+    """Part of the source that is set aside; nothing is chosen by it."""
     seen_from_above: bool = False
     """Images have no up and down (aerial, microscope): train with all mirror images and turns."""
+
+    segment_architecture: Literal[
+        "unet", "unetplusplus", "fpn", "deeplabv3plus", "segformer", "upernet", "classic_unet"
+    ] = "fpn"
+    """fpn is Panoptic FPN's semantic branch, as published. All but classic_unet stand on
+    `encoder`."""
+    segment_loss: Literal["ce", "ce_dice", "gce", "focal", "combined"] = "ce"
+    """Cross-entropy, with Dice; the generalised cross-entropy that forgives wrong targets; focal;
+    or half cross-entropy, half focal."""
+    segment_batch_size: int = Field(8, ge=2)
+    """Labelled images a step; at least 2, for batch normalisation."""
+    segment_resample: float = Field(0.0, ge=0, le=1)
+    """Probability of shrinking and enlarging an image in training."""
+    segment_epochs: int = Field(1, ge=1)
+    """Passes over the labelled source images before any self-training."""
+    segment_min_steps: int = Field(400, ge=0)
+    """No fewer optimiser steps than this."""
+    segment_rare_classes: bool = False
+    """Draw labelled images by what is rare on them, in every training, the controls' too."""
 
     translate_steps: int = Field(100_000, ge=1)
     """Optimiser steps of UNIT. Not published; 1,000,000 at batch 1 is its authors' default."""
@@ -72,6 +96,55 @@ class AdaptConfig(Settings):
     translate_perceptual_norm: bool = True
     """Compare instance-normalised features, so that light and colour do not count."""
 
+    render_methods: tuple[RenderMethod, ...] = ("unit",)
+    """Translations of the labelled images, in turn: unit (trained), or fourier, lab, histogram,
+    gamma, which take their light from a random target image. Empty: none."""
+    render_copies: int = Field(1, ge=1)
+    """Translated copies of each labelled image."""
+    render_share: float = Field(0.5, ge=0, le=1)
+    """Share of translated images among the labelled ones of a batch, on average."""
+
+    choose_method: Literal["none", "histogram", "distance"] = "none"
+    """Choose the target images to learn from: by the light score S, within the target's 5 to 95 %
+    and nearest to its median; by feature distance, the nearest; none: all."""
+    choose_share: float = Field(0.27, gt=0)
+    """So many are chosen, as a fraction of the labelled images. Published: 1,600 to 5,950."""
+    choose_encoder: str = "tf_efficientnet_lite0"
+    """timm's name of the network whose features are compared; the source has InceptionV3."""
+    choose_weights: str = "packaged"
+    """Its weights: packaged, imagenet, none, or a file."""
+
+    adapt_method: Literal["none", "rounds", "teacher"] = "teacher"
+    """Self-training on target images. rounds: label them, train on from the checkpoint on both, as
+    published. teacher: a moving average labels them anew at each step."""
+    adapt_rounds: int = Field(1, ge=1)
+    """Rounds; each labels the target images with the network of the round before."""
+    adapt_steps: int = Field(400, ge=1)
+    """Optimiser steps of each round, or of the teacher's."""
+    adapt_learning_rate: float = Field(1e-3, gt=0)
+    """Highest rate of the schedule."""
+    adapt_loss: Literal["ce", "focal", "combined"] = "ce"
+    """Loss of the rounds. Published: cross-entropy, or combined (half focal, γ = 2)."""
+    adapt_keep: float = Field(0.7, gt=0, le=1)
+    """Share of each class's pixels, the surest, that count as labels; 1, as published: all."""
+    adapt_target_share: float = Field(0.21, gt=0, lt=1)
+    """Rounds: share of target images in a batch. Published: 1,600 to 5,950, so 0.21."""
+    adapt_batch_size: int = Field(4, ge=2)
+    """Teacher: target images a step, beside the labelled ones."""
+    adapt_weight: float = Field(1.0, ge=0)
+    """Teacher: weight of the loss on target images."""
+    adapt_target_statistics: bool = True
+    """Teacher: normalise by the statistics of target images: the teacher by its batch's, the
+    result by those of all of them."""
+    adapt_stop_if_worse: bool = True
+    """Keep the network that self-training started from where that agrees better with itself between
+    two views of the target images, a criterion without labels."""
+
+    controls_source_only: bool = True
+    """Where there are masks to measure by: the same network on the source images alone."""
+    controls_oracle: bool = True
+    """Where target training images have masks: the same network trained with them."""
+
     @model_validator(mode="after")
     def _large_enough_for_the_judges(self) -> Self:
         """The coarsest judge must still see one patch of a crop."""
@@ -85,6 +158,11 @@ class AdaptConfig(Settings):
         return self
 
     @property
+    def total_rounds(self) -> int:
+        """Trainings that follow the first one."""
+        return {"none": 0, "rounds": self.adapt_rounds, "teacher": 1}[self.adapt_method]
+
+    @property
     def data_folders(self) -> dict[str, Path]:
         """Settings that name a folder of images beside the source."""
         folders = {"target": self.target, "test": self.test}
@@ -94,3 +172,52 @@ class AdaptConfig(Settings):
     def working_size(self) -> tuple[int, int]:
         """Height and width in px to which images are resized for training and prediction."""
         return self.image_size, self.image_width
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "image_size": 64,
+        "image_width": 96,
+        "segment_batch_size": 4,
+        "segment_min_steps": 12,
+        "segment_ema_decay": 0.9,
+        "render_methods": ("lab",),
+        "adapt_steps": 6,
+        "adapt_batch_size": 2,
+    },
+    "fast": {
+        "render_methods": ("histogram", "lab", "fourier", "gamma"),
+        "render_copies": 4,
+        "segment_rare_classes": True,
+    },
+    "paper": {
+        "image_size": 512,
+        "image_width": 1024,
+        "encoder": "resnet101",
+        "encoder_weights": "imagenet",
+        "segment_batch_size": 8,
+        "segment_epochs": 50,
+        "segment_min_steps": 0,
+        "segment_ema_decay": 0.0,
+        "segment_optimizer": "sgd",
+        "segment_learning_rate": 1e-2,
+        "segment_weight_decay": 1e-4,
+        "segment_encoder_rate": 1.0,
+        "segment_colour": 0.0,
+        "predict_views": "single",
+        "choose_method": "distance",
+        "adapt_method": "rounds",
+        "adapt_rounds": 2,
+        "adapt_steps": 10_000,
+        "adapt_learning_rate": 1e-2,
+        "adapt_loss": "combined",
+        "adapt_keep": 1.0,
+        "adapt_stop_if_worse": False,
+    },
+    "best": {
+        "render_methods": ("histogram", "lab", "fourier", "gamma"),
+        "render_copies": 4,
+        "segment_rare_classes": True,
+        "adapt_steps": 800,
+    },
+}

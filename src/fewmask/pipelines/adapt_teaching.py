@@ -11,15 +11,32 @@ Source: Tarvainen & Valpola 2017 (mean teacher), Tranheden et al. 2021 (DACS), Z
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.optim.swa_utils import update_bn
 
 from fewmask.conventions import IGNORE_INDEX
 from fewmask.data.mixing import class_mix_region, paste
+from fewmask.data.transforms import Augmentation, to_unit
+from fewmask.losses.segmentation import cross_entropy
 from fewmask.masks.confidence import class_thresholds, confident_mask
+from fewmask.metrics.confusion import confusion_matrix
+from fewmask.pipelines.adapt_config import AdaptConfig
+from fewmask.randomness import generator
+from fewmask.training.fit import Teach
+from fewmask.training.inference import predict_probs
+from fewmask.training.signals import stop_if_asked
+from fewmask.training.workspace import Workspace
+
+BATCH = 8
+"""Images at once, where nothing is trained."""
+COLOUR = 0.4
+"""Strength of the changes of colour under which the student has to agree with its teacher."""
 
 
 class Lesson(NamedTuple):
@@ -87,3 +104,144 @@ def mixed_lesson(
             )
         )
     return Lesson(*(torch.stack(parts) for parts in zip(*lessons, strict=True)))
+
+
+def teacher(work: Workspace, rows: Sequence[int], name: str) -> Teach:
+    """The loss on target images of one step, taught by the network's own moving average.
+
+    Args:
+        work: Images and settings.
+        rows: Target images; a step draws ``adapt_batch_size`` of them.
+        name: Of the training, to draw by.
+    """
+    config: AdaptConfig = work.config
+    flips = config.seen_from_above
+    weak = Augmentation(flips=flips, mirror=True, zoom=config.segment_zoom)
+    strong = Augmentation(colour=COLOUR)
+
+    def teach(
+        step: int, image: Tensor, target: Tensor, network: nn.Module, average: nn.Module
+    ) -> Tensor:
+        names = (config.seed, name, "teach", step)
+        rng = generator(*names)
+        drawn = rng.choice(rows, config.adapt_batch_size, len(rows) < config.adapt_batch_size)
+        seen = [to_unit(work.images[row]) for row in drawn]
+        seen = [weak(x, None, *names, "weak", i)[0] for i, x in enumerate(seen)]
+        shown = _for_network(torch.stack(seen).to(image.device))
+        _prepare_teacher(average, by_batch=config.adapt_target_statistics)
+        with torch.no_grad():
+            labels = pseudo_labels(average(shown).softmax(1), config.adapt_keep)
+        lesson = mixed_lesson(image, target, shown, labels, rng)
+        altered = [strong(x, None, *names, "strong", i)[0] for i, x in enumerate(lesson.image)]
+        logits = network(_for_network(torch.stack(altered)))
+        loss = cross_entropy(logits, lesson.target, pixel_weight=lesson.weight)
+        return config.adapt_weight * loss
+
+    return teach
+
+
+def _prepare_teacher(network: nn.Module, *, by_batch: bool) -> None:
+    """Evaluation mode, but with batch normalisation by the batch; no statistic is changed."""
+    network.eval()
+    for module in network.modules() if by_batch else ():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.0
+            module.train()
+
+
+def use_statistics_of(network: nn.Module, images: np.ndarray, rows: Sequence[int]) -> None:
+    """Normalise by the statistics of these images from now on; no weight is changed.
+
+    Args:
+        network: With batch normalisation; stays in evaluation mode.
+        images: (N, H, W, 3) uint8.
+        rows: Which of them.
+
+    Source: Li et al. 2018, "Adaptive Batch Normalization".
+    """
+    device = next(network.parameters()).device
+
+    def batches() -> Iterator[Tensor]:
+        for chunk in _chunks(rows):
+            stop_if_asked()
+            yield _for_network(to_unit(images[chunk]).to(device))
+
+    update_bn(batches(), network)
+    network.eval()
+
+
+def label_images(
+    network: nn.Module, images: np.ndarray, rows: Sequence[int], num_classes: int,
+    keep: float, views: str,
+) -> np.ndarray:  # fmt: skip
+    """A network's labels of images, of each class the surest pixels of all of them.
+
+    Args:
+        network: In eval mode.
+        images: (N, H, W, 3) uint8.
+        rows: Which of them.
+        num_classes: C.
+        keep: Share of each class's pixels that is kept, in (0, 1]; 1 keeps every pixel.
+        views: See :func:`fewmask.training.inference.predict_probs`.
+
+    Returns:
+        (len(rows), H, W) uint8 ids and 255.
+    """
+
+    def probs() -> Iterator[np.ndarray]:
+        for chunk in _chunks(rows):
+            stop_if_asked()
+            yield from predict_probs(network, to_unit(images[chunk]), views=views).numpy()
+
+    thresholds = np.zeros(num_classes)
+    if keep < 1:  # a second pass is cheaper than keeping all probabilities
+        thresholds = class_thresholds(probs(), num_classes, keep)
+    return np.stack([confident_mask(image, thresholds) for image in probs()])
+
+
+def view_agreement(
+    network: nn.Module, images: np.ndarray, rows: Sequence[int], classes: Sequence[int]
+) -> float:
+    """How far a network agrees with itself between two views of the same images, in [0, 1].
+
+    The mean over classes of the IoU between the labels of an image and those of its mirrored,
+    smaller and recoloured self. A class that is found in neither view counts 0, so that a network
+    which has forgotten it does not gain by that. No mask is looked at.
+
+    Args:
+        network: In eval mode.
+        images: (N, H, W, 3) uint8.
+        rows: Which of them.
+        classes: Those that the source's masks hold.
+    """
+    device = next(network.parameters()).device
+    counts: np.ndarray | int = 0
+    change = Augmentation(colour=COLOUR)
+    for chunk in _chunks(rows):
+        stop_if_asked()
+        image = to_unit(images[chunk])
+        other = functional.interpolate(
+            image.flip(-1), scale_factor=0.75, mode="bilinear", antialias=True
+        )
+        other = torch.stack(
+            [change(x, None, "agreement", row)[0] for row, x in zip(chunk, other, strict=True)]
+        )
+        with torch.no_grad():
+            logits = network(_for_network(image.to(device)))
+            second = functional.interpolate(
+                network(_for_network(other.to(device))), image.shape[-2:], mode="bilinear"
+            )
+        here, there = logits.argmax(1).cpu().numpy(), second.argmax(1).flip(-1).cpu().numpy()
+        counts += confusion_matrix(here, there, logits.shape[1])
+    matrix = np.asarray(counts)
+    hit = np.diag(matrix)
+    union = np.maximum(matrix.sum(0) + matrix.sum(1) - hit, 1)
+    return float((hit / union)[list(classes)].mean())
+
+
+def _chunks(rows: Sequence[int]) -> list[list[int]]:
+    return [list(rows[i : i + BATCH]) for i in range(0, len(rows), BATCH)]
+
+
+def _for_network(image: Tensor) -> Tensor:
+    return image.contiguous(memory_format=torch.channels_last)

@@ -75,7 +75,7 @@ def _write_weights(
         "kind": "evidence",
         "class_names": list(work.class_names),
         "background": work.data.has_background,
-        "image_size": config.image_size,
+        "image_size": list(config.working_size),
         "encoder": config.encoder,
         "encoder_weights": config.encoder_weights,
         "input": "RGB in [0, 1]; normalisation is inside the network",

@@ -31,6 +31,7 @@ from fewmask.training.stages import (
 from fewmask.training.workspace import Workspace
 
 PIPELINES = {
+    "adapt": ("fewmask.pipelines.adapt", "AdaptConfig"),
     "tags": ("fewmask.pipelines.tags", "TagsConfig"),
     "train": ("fewmask.pipelines.supervised", "SupervisedConfig"),
 }

@@ -24,6 +24,7 @@ from fewmask.errors import DataError
 from fewmask.pipelines.folders import one_folder
 from fewmask.pipelines.supervised_config import PRESETS, SupervisedConfig
 from fewmask.report.bill import pretrained_labels
+from fewmask.report.html import Case
 from fewmask.training.controls import balanced_rows, few_masked_rows, masked_rows
 from fewmask.training.evaluation import FULL_SUPERVISION, Candidate, measure, trivial_controls
 from fewmask.training.export import export_masks
@@ -46,8 +47,10 @@ __all__ = [
     "PRESETS",
     "STAGES",
     "SupervisedConfig",
+    "pictures",
     "predictor_of",
     "refuse_impossible",
+    "remarks",
     "stages_of",
 ]
 
@@ -128,6 +131,16 @@ def predictor_of(work: Workspace) -> SegmenterPredictor:
 
 def panels(work: Workspace, row: int, size: tuple[int, ...]) -> list[tuple[str, np.ndarray]]:  # noqa: ARG001
     """No evidence comes before the prediction."""
+    return []
+
+
+def pictures(works: Sequence[Workspace]) -> list[Case]:  # noqa: ARG001
+    """Nothing but test images to look at."""
+    return []
+
+
+def remarks(works: Sequence[Workspace]) -> list[str]:  # noqa: ARG001
+    """Nothing beside the numbers."""
     return []
 
 

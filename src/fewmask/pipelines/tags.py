@@ -57,6 +57,8 @@ from fewmask.pipelines.tags_rows import (
     EvidencePredictor,
     candidates,
     panels,
+    pictures,
+    remarks,
     target_of,
 )
 from fewmask.pipelines.tags_sharpness import checks
@@ -86,8 +88,10 @@ __all__ = [
     "bill",
     "checks",
     "panels",
+    "pictures",
     "predictor_of",
     "refuse_impossible",
+    "remarks",
     "stages_of",
 ]
 

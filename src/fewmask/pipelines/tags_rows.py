@@ -18,6 +18,7 @@ from fewmask.metrics.controls import oracle_threshold
 from fewmask.pipelines.tags_bill import AT_CAM, AT_CUT, AT_DIFFERENCE, threshold_choice
 from fewmask.pipelines.tags_config import TagsConfig
 from fewmask.pipelines.tags_evidence import EvidenceMaker
+from fewmask.report.html import Case
 from fewmask.training.evaluation import (
     FULL_SUPERVISION,
     Candidate,
@@ -110,6 +111,16 @@ def refined_masks(work: Workspace, evidence: Evidence, row: int) -> np.ndarray:
     scores, method = evidence.scores(row), work.config.pseudo_refine
     target = pseudo_target(work.images[row], scores, tags, method=method, cuts=cuts)
     return np.stack([target == k for k in range(1, len(tags) + 1)])
+
+
+def pictures(works: Sequence[Workspace]) -> list[Case]:  # noqa: ARG001
+    """Nothing but test images to look at."""
+    return []
+
+
+def remarks(works: Sequence[Workspace]) -> list[str]:  # noqa: ARG001
+    """Nothing beside the numbers."""
+    return []
 
 
 def candidates(work: Workspace) -> list[Candidate]:

@@ -140,7 +140,7 @@ def write_report(
         curves=[(label, curves_figure(records, label)) for label in labels],
         cases=cases,
         bill=module.bill(works),
-        notes=notes(works, evaluation, summary),
+        notes=[*notes(works, evaluation, summary), *module.remarks(works)],
         synthetic=bool(run.record.get("synthetic")),
         run_yaml=(run.path / "run.yaml").read_text(),
         next_commands=[

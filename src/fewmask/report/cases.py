@@ -23,7 +23,7 @@ def draw_cases(works: Sequence[Workspace], evaluation: Evaluation, module: Any) 
     chosen = scored_cases(evaluation) if evaluation.ids else unscored_cases(works, evaluation)
     cases = []
     for title, sample_id, fact in chosen:
-        work = next(w for w in works if sample_id in w.parts["test"])
+        work = next((w for w in works if sample_id in w.parts["test"]), works[0])
         row = [s.id for s in work.data.samples].index(sample_id)
         sample = work.data.samples[row]
         image = read_image(sample.image_path)
@@ -37,7 +37,7 @@ def draw_cases(works: Sequence[Workspace], evaluation: Evaluation, module: Any) 
         panels += module.panels(work, row, image.shape[:2])
         panels.append(("final prediction", drawn_ids(final, background)))
         cases.append(Case(title, sample_id, fact, strip_png(panels)))
-    return cases
+    return cases + module.pictures(works)
 
 
 def scored_cases(evaluation: Evaluation) -> list[Chosen]:
@@ -46,10 +46,11 @@ def scored_cases(evaluation: Evaluation) -> list[Chosen]:
         return []
     scores = evaluation.image_scores(evaluation.result)
     matrices = evaluation.matrices[evaluation.result]
+    measure = "IoU" if evaluation.has_background else "pixel accuracy"
     has_truth = matrices[:, 1:].sum((1, 2)) > 0
     ranked = sorted((s, i) for i, s in enumerate(scores) if s is not None and has_truth[i])
     chosen: list[Chosen] = [
-        (title, evaluation.ids[i], f"IoU {score:.3f}")
+        (title, evaluation.ids[i], f"{measure} {score:.3f}")
         for title, (score, i) in _spread(ranked, "best", "median", "worst")
     ]
     marked = matrices[:, 0, 1:].sum(1) / np.maximum(matrices.sum((1, 2)), 1)
@@ -63,7 +64,7 @@ def unscored_cases(works: Sequence[Workspace], evaluation: Evaluation) -> list[C
         record["id"]: record["confidence"]
         for work in works
         for record in work.stages["export"].read_json("manifest.json")
-        if record["part"] == "test"
+        if record["part"] == "test" or not any(work.parts["test"] for work in works)
     }
     untagged = untagged_test_ids(works)
     ranked = sorted((value, name) for name, value in confidence.items() if name not in untagged)

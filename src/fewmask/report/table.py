@@ -75,13 +75,22 @@ def summary_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     main = headline_of(evaluation)[0]
     best = best_label_free_control(rows, main)
     floor = None if best is None else rows[best]["metrics"][main]
+    floor = _anchor(rows, "floor", main, floor)
     full = [r for r in rows if (r["name"], r["kind"]) == (FULL_SUPERVISION, "reference")]
-    ceiling = full[0]["metrics"].get(main) if full else None
+    ceiling = _anchor(rows, "ceiling", main, full[0]["metrics"].get(main) if full else None)
     for row in rows:
         row["gap_closed"] = gap_closed(row["metrics"].get(main), floor, ceiling)
     if evaluation.result is not None and evaluation.ids:
         rows[evaluation.result]["compared"] = comparisons(evaluation, rows, best)
     return rows
+
+
+def _anchor(
+    rows: Sequence[dict[str, Any]], anchor: str, metric: str, default: float | None
+) -> float | None:
+    """The score of the row that a pipeline has named as one end of the gap."""
+    named = [row["metrics"].get(metric) for row in rows if row.get("anchor") == anchor]
+    return named[0] if named else default
 
 
 def best_label_free_control(rows: Sequence[dict[str, Any]], metric: str) -> int | None:
@@ -175,6 +184,8 @@ def table_rows(
 
 def _label_cost(row: dict[str, Any]) -> str:
     """The labels of a row in words; a control without masks has not seen a tag either."""
+    if row.get("label_cost"):
+        return str(row["label_cost"])
     if row["masks_used"]:
         return f"{row['masks_used']} masks"
     return "none" if row["kind"] == "control" else "tags only"

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fewmask.data.folder import read_target
+from fewmask.data.transforms import resize_mask
 from fewmask.io.images import read_image
 from fewmask.metrics.confusion import confusion_matrix, summarise
 from fewmask.metrics.controls import all_background, centre_prior, otsu_of_grey
@@ -34,6 +35,9 @@ class Candidate:
             user has not stated.
         masks_used: Pixel masks that went into it: its label cost.
         note: A remark for the reader.
+        label_cost: Its labels in words, where ``masks_used`` does not say it all.
+        anchor: The row is where the gap that others close begins (``floor``) or ends; without one,
+            the best label-free control and full supervision.
     """
 
     name: str
@@ -42,6 +46,8 @@ class Candidate:
     threshold_choice: str = "label_free"
     masks_used: int = 0
     note: str = ""
+    label_cost: str = ""
+    anchor: Literal["", "floor", "ceiling"] = ""
 
     def facts(self) -> dict[str, Any]:
         """All but the function."""
@@ -63,6 +69,34 @@ def trivial_controls(num_classes: int) -> list[Candidate]:
             "control",
             lambda _, image: np.asarray(otsu_of_grey(image)).astype(np.uint8),
             note="the brighter side" + _as_class_one(num_classes),
+        ),
+    ]
+
+
+def prior_controls(targets: np.ndarray, num_classes: int, whose: str) -> list[Candidate]:
+    """Without a background: the most frequent class, and at each place the class most often there.
+
+    Args:
+        targets: (N, H, W) uint8 masks to count, 255 = ignore.
+        num_classes: C.
+        whose: Where the masks are from, in words.
+    """
+    counts = np.stack([(targets == k).sum(0) for k in range(num_classes)])  # (C, H, W)
+    most, place = int(counts.sum((1, 2)).argmax()), counts.argmax(0).astype(np.uint8)
+    return [
+        Candidate(
+            "most frequent class",
+            "control",
+            lambda _, image: np.full(image.shape[:2], most, np.uint8),
+            note=f"of {whose}",
+            label_cost=whose,
+        ),
+        Candidate(
+            "prior of the place",
+            "control",
+            lambda _, image: resize_mask(place, *image.shape[:2]),
+            note=f"at each pixel the class that is most often there, of {whose}",
+            label_cost=whose,
         ),
     ]
 
@@ -108,7 +142,9 @@ def measure(work: Workspace, stage: Stage, candidates: Sequence[Candidate]) -> N
                 mask = candidate.mask_of(rows[i], image)
                 matrices[c, i] = confusion_matrix(target, mask, num_classes)
         matrices.flush()
-    shares = {} if rows else _foreground_shares(work, stage, candidates)
+    shares = (
+        {} if rows or not work.data.has_background else _foreground_shares(work, stage, candidates)
+    )
     samples = [work.data.samples[row] for row in rows]
     record = {
         "class_names": list(work.class_names),

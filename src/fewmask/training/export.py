@@ -17,16 +17,19 @@ from fewmask.training.segmenting import Predictor
 from fewmask.training.workspace import Ledger, Workspace, csv_cell
 
 
-def export_masks(work: Workspace, stage: Stage, predictor: Predictor) -> None:
+def export_masks(
+    work: Workspace, stage: Stage, predictor: Predictor, rows: Sequence[int] | None = None
+) -> None:
     """Write a mask for every image to ``RUN/masks`` and note where each comes from.
 
     Where an image's tags are known, its mask holds no other class: they are the user's own word.
     (Nothing of this is measured: the evaluation does not look at tags.) In a cross-validation each
-    fold writes the images that it did not train on.
+    fold writes the images that it did not train on; otherwise ``rows``, or all.
     """
-    rows = work.rows("test") if work.folder else list(range(len(work.data.samples)))
+    if rows is None:
+        rows = work.rows("test") if work.folder else list(range(len(work.data.samples)))
     part_of = {i: part for part, ids in work.parts.items() for i in ids}
-    ledger = Ledger()
+    ledger, background = Ledger(), work.data.has_background
     loop = Loop(stage, len(rows), seed=work.config.seed, state={"manifest": ledger}, unit="image")
     for i in loop:
         sample = work.data.samples[rows[i]]
@@ -46,7 +49,7 @@ def export_masks(work: Workspace, stage: Stage, predictor: Predictor) -> None:
             "mask": file.as_posix(),
             "part": part_of[sample.id],
             "tags": ";".join(sample.tags),
-            "foreground": round(float((mask > 0).mean()), 6),
+            **({"foreground": round(float((mask > 0).mean()), 6)} if background else {}),
             "confidence": round(float(probs.max(0).mean()), 6),
             "fold": work.fold,
         }

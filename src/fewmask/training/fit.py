@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
@@ -53,6 +54,11 @@ class FitSettings:
     encoder_rate: float = 1.0
 
 
+Teach = Callable[[int, Tensor, Tensor, nn.Module, nn.Module], Tensor]
+"""A further loss of a step: (step, image, target, network, average) to a scalar. ``image`` and
+``target`` are the step's batch, ``average`` is the network with averaged weights."""
+
+
 class Best:
     """The weights with the highest score so far."""
 
@@ -88,6 +94,8 @@ def fit(
     name: str = "steps",
     score: Callable[[nn.Module], float] | None = None,
     workers: int = 0,
+    shares: np.ndarray | None = None,
+    teach: Teach | None = None,
 ) -> nn.Module:
     """Train ``network`` on ``dataset`` inside a resumable loop.
 
@@ -102,6 +110,9 @@ def fit(
         name: Tells several trainings of a stage apart.
         score: Validation score of a network, higher is better; never sees test data.
         workers: Loader processes; the result does not depend on them.
+        shares: How often each position of ``dataset`` is drawn; None = once an epoch. See
+            :func:`fewmask.data.loading.step_loader`.
+        teach: A further loss of each step, added to that on ``dataset``. It needs ``ema_decay``.
 
     Returns:
         The network with its final weights (EMA or best if asked for), in eval mode. Its tensors
@@ -129,6 +140,7 @@ def fit(
                 total_steps=total_steps,
                 first_step=step,
                 workers=workers,
+                shares=shares,
             )
         image, target = (tensor.to(device) for tensor in next(batches))
         image = image.contiguous(memory_format=torch.channels_last)
@@ -141,10 +153,15 @@ def fit(
             loop.require_finite(loss=loss)
             loss.backward()
             total += loss.item()
+        values = {"loss": total}
+        if teach:
+            loss = teach(step, image, target, network, state["ema"].module)
+            loop.require_finite(taught=loss)
+            loss.backward()
+            values["taught"] = loss.item()
         loop.step_optimizer(optimizer, max_norm=settings.max_gradient_norm)
         if settings.ema_decay:
             state["ema"].update_parameters(network)
-        values = {"loss": total}
         epoch, place = divmod(step + 1, per_epoch)
         if score and place == 0 and epoch % settings.validate_every_epochs == 0:
             judged = state["ema"].module if settings.ema_decay else network

@@ -20,6 +20,7 @@ from fewmask.training.run_folder import RunFolder
 
 FILE = "known_images.npz"
 """In ``RUN/weights``, so that a run that was moved without its stages still refuses a leak."""
+LEARNED = ("train", "val")
 COLUMNS = ("id", "part", "sha256")
 DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, csv.Error, zipfile.BadZipFile)
 
@@ -28,17 +29,18 @@ class KnownImages:
     """The images of a run's data, with their parts of the first fold.
 
     Args:
-        records: ``id``, ``part`` (train, val, test) and ``sha256`` (of the pixels) of each image.
-        side: Side in px at which fingerprints were taken.
-        fingerprints: (n, 16, 16) float32, of the n images that are not in the test part.
+        records: ``id``, ``part`` (train, val, test, unused) and ``sha256`` (of the pixels) of each
+            image.
+        size: Height and width in px at which fingerprints were taken.
+        fingerprints: (n, 16, 16) float32, of the n images of the training and validation parts.
     """
 
     def __init__(
-        self, records: Sequence[dict[str, str]], side: int, fingerprints: np.ndarray
+        self, records: Sequence[dict[str, str]], size: tuple[int, int], fingerprints: np.ndarray
     ) -> None:
-        self.records, self.side, self.fingerprints = records, side, fingerprints
+        self.records, self.size, self.fingerprints = records, size, fingerprints
         self._record_of = {record["sha256"]: record for record in records}
-        self._learned = [record for record in records if record["part"] != "test"]
+        self._learned = [record for record in records if record["part"] in LEARNED]
         if len(self._learned) != len(fingerprints):
             raise ValueError(f"{len(fingerprints)} fingerprints of {len(self._learned)} images")
         self._album = Album(list(fingerprints)) if self._learned else None
@@ -84,16 +86,17 @@ class KnownImages:
         with tables[0].open(encoding="utf-8", newline="") as stream:
             records = [{name: line[name] for name in COLUMNS} for line in csv.DictReader(stream)]
         images = np.load(arrays[0], mmap_mode="r")
-        rows = [row for row, record in enumerate(records) if record["part"] != "test"]
+        rows = [row for row, record in enumerate(records) if record["part"] in LEARNED]
         prints = [fingerprint(images[row]) for row in rows]
-        return cls(records, images.shape[1], np.array(prints, np.float32))
+        return cls(records, images.shape[1:3], np.array(prints, np.float32))
 
     @classmethod
     def _read(cls, path: Path) -> KnownImages:
         with np.load(path, allow_pickle=False) as file:
             columns = [file[name].tolist() for name in COLUMNS]
             records = [dict(zip(COLUMNS, line, strict=True)) for line in zip(*columns, strict=True)]
-            return cls(records, int(file["side"]), file["fingerprints"])
+            height, width = np.broadcast_to(file["side"], 2).tolist()  # one side: a square
+            return cls(records, (height, width), file["fingerprints"])
 
     def save(self, folder: Path) -> None:
         """Write ``known_images.npz``: names, digests and fingerprints, no image.
@@ -102,7 +105,7 @@ class KnownImages:
         """
         arrays: dict[str, Any] = {n: np.array([r[n] for r in self.records], str) for n in COLUMNS}
         content = io.BytesIO()
-        np.savez(content, **arrays, side=np.array(self.side), fingerprints=self.fingerprints)
+        np.savez(content, **arrays, side=np.array(self.size), fingerprints=self.fingerprints)
         write_atomically(folder / FILE, content.getbuffer())
 
     def are_these(self, digests: Sequence[str]) -> bool:
@@ -114,9 +117,9 @@ class KnownImages:
         record = self._record_of.get(digest_of(image))
         if record:
             part = record["part"]
-            return f"an image of the run's {part} part" if part != "test" else ""
+            return f"an image of the run's {part} part" if part in LEARNED else ""
         if self._album is not None:
-            small = resize_image(image, self.side, self.side)
+            small = resize_image(image, *self.size)
             for row in self._album.copies_of(fingerprint(small)):
                 record = self._learned[row]
                 return f"a copy of {record['id']} of the run's {record['part']} part, changed"

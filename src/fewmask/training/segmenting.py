@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fewmask.config import Settings
 from fewmask.conventions import IGNORE_INDEX
 from fewmask.data.folder import DataFolder, Sample, read_target
-from fewmask.data.loading import TrainingSet
+from fewmask.data.loading import Rows, TrainingSet
 from fewmask.data.transforms import (
     Augmentation,
     resize_image,
@@ -23,14 +23,20 @@ from fewmask.data.transforms import (
     to_unit,
 )
 from fewmask.errors import UsageError
-from fewmask.losses.segmentation import cross_entropy, dice_loss, generalised_cross_entropy
+from fewmask.losses.segmentation import (
+    combined_loss,
+    cross_entropy,
+    dice_loss,
+    focal_loss,
+    generalised_cross_entropy,
+)
 from fewmask.masks.pseudo_labels import refine_classes
 from fewmask.models.classifier import check_encoder
 from fewmask.models.segmenter import build_segmenter, classic_unet
 from fewmask.models.weights import matching
 from fewmask.randomness import seed_all
 from fewmask.training.checkpoint import load_weights, save_weights
-from fewmask.training.fit import FitSettings, fit
+from fewmask.training.fit import FitSettings, Teach, fit
 from fewmask.training.inference import predict_probs
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import Stage
@@ -71,48 +77,19 @@ def weights_file(source: str) -> Path | None:
 
 def segmentation_loss(kind: str) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss of that name: ``(logits, target)`` to the mean over pixels that are not 255."""
-    if kind == "ce":
-        return cross_entropy
-    if kind == "gce":
-        return generalised_cross_entropy
-    return lambda logits, target: cross_entropy(logits, target) + dice_loss(logits, target)
+    losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+        "ce": cross_entropy,
+        "gce": generalised_cross_entropy,
+        "ce_dice": lambda logits, target: cross_entropy(logits, target) + dice_loss(logits, target),
+        "focal": focal_loss,
+        "combined": combined_loss,
+    }
+    return losses[kind]
 
 
-def fit_segmenter(
-    work: Workspace, stage: Stage, targets: np.ndarray, rows: Sequence[int], name: str
-) -> nn.Module:
-    """Train a fresh segmenter on some rows and keep its weights as ``<name>.safetensors``.
-
-    Args:
-        work: Images and settings.
-        stage: Holds weights, checkpoints and records.
-        targets: (N, H, W) uint8 ids with 255 = ignore, one for each row of ``work.images``.
-        rows: Training rows; a row may stand several times.
-        name: Of the training.
-
-    Returns:
-        The trained network in eval mode, on the run's device.
-    """
-    config, path = work.config, stage.path / f"{name}.safetensors"
-    seed_all(config.seed, stage.label, name, "weights")
-    network = new_segmenter(config, work.num_classes, pretrained=not path.exists())
-    if path.exists():  # finished before a later part of the stage was interrupted
-        load_weights(path, network)
-        return network.to(work.device).eval()
-    if "classify" in work.stages and config.segment_start == "tags" and has_encoder(config):
-        start_from_tags(network, load_file(work.stages["classify"].path / "classifier.safetensors"))
-    augmentation = Augmentation(
-        flips=config.seen_from_above,
-        mirror=True,
-        zoom=config.segment_zoom,
-        rotation_degrees=config.segment_rotation_degrees if config.seen_from_above else 10.0,
-        colour=config.segment_colour,
-        resample=config.segment_resample,
-    )
-    dataset = TrainingSet(
-        work.images, targets, rows, augmentation, seed=config.seed, name=f"{stage.label}/{name}"
-    )
-    settings = FitSettings(
+def fit_settings(config: Settings) -> FitSettings:
+    """How long and how fast a segmenter is trained, by ``segment_*``."""
+    return FitSettings(
         epochs=config.segment_epochs,
         min_steps=config.segment_min_steps,
         batch_size=config.segment_batch_size,
@@ -124,16 +101,79 @@ def fit_segmenter(
         encoder_rate=config.segment_encoder_rate,
         max_gradient_norm=5.0,
     )
+
+
+def fit_segmenter(
+    work: Workspace,
+    stage: Stage,
+    targets: Rows,
+    rows: Sequence[int],
+    name: str,
+    *,
+    images: Rows | None = None,
+    start: Path | None = None,
+    settings: FitSettings | None = None,
+    loss: str | None = None,
+    shares: np.ndarray | None = None,
+    teach: Teach | None = None,
+) -> nn.Module:
+    """Train a segmenter on some rows and keep its weights as ``<name>.safetensors``.
+
+    Args:
+        work: Images and settings.
+        stage: Holds weights, checkpoints and records.
+        targets: (N, H, W) uint8 ids with 255 = ignore, one for each row of the images.
+        rows: Training rows; a row may stand several times.
+        name: Of the training.
+        images: (N, H, W, 3) uint8; default ``work.images``.
+        start: Weights to go on from; default a fresh decoder on the encoder's own weights.
+        settings: Length and rates; default :func:`fit_settings`.
+        loss: Name for :func:`segmentation_loss`; default ``segment_loss``.
+        shares: (len(rows),) how often each is drawn; default once an epoch.
+        teach: A further loss of each step, see :func:`fewmask.training.fit.fit`.
+
+    Returns:
+        The trained network in eval mode, on the run's device.
+    """
+    config, path = work.config, stage.path / f"{name}.safetensors"
+    seed_all(config.seed, stage.label, name, "weights")
+    fresh = not path.exists() and start is None
+    network = new_segmenter(config, work.num_classes, pretrained=fresh)
+    if path.exists():  # finished before a later part of the stage was interrupted
+        load_weights(path, network)
+        return network.to(work.device).eval()
+    if start is not None:
+        load_weights(start, network)
+    elif "classify" in work.stages and config.segment_start == "tags" and has_encoder(config):
+        start_from_tags(network, load_file(work.stages["classify"].path / "classifier.safetensors"))
+    augmentation = Augmentation(
+        flips=config.seen_from_above,
+        mirror=True,
+        zoom=config.segment_zoom,
+        rotation_degrees=config.segment_rotation_degrees if config.seen_from_above else 10.0,
+        colour=config.segment_colour,
+        resample=config.segment_resample,
+    )
+    dataset = TrainingSet(
+        work.images if images is None else images,
+        targets,
+        rows,
+        augmentation,
+        seed=config.seed,
+        name=f"{stage.label}/{name}",
+    )
     network = fit(
         stage,
         network,
         dataset,
-        segmentation_loss(config.segment_loss),
-        settings,
+        segmentation_loss(loss or config.segment_loss),
+        settings or fit_settings(config),
         seed=config.seed,
         device=work.device,
         name=name,
         workers=config.workers,
+        shares=shares,
+        teach=teach,
     )
     save_weights(path, network)
     return network

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,9 @@ from fewmask.io.images import read_image
 from fewmask.training.checkpoint import sha256_file
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import RunFolder, Stage
+
+UNUSED = "unused"
+"""Part of the samples that are in none."""
 
 
 @dataclass
@@ -179,17 +182,25 @@ def cut_parts(samples: Sequence[Sample], config: Settings, fold: int) -> Split:
 
 def split(work: Workspace, stage: Stage) -> None:
     """Cut train, validation and test by group before anything is learned; copies stay together."""
+    split_by(lambda data, config, fold: cut_parts(data.samples, config, fold), work, stage)
+
+
+def split_by(cut: Callable[[DataFolder, Any, int], Split], work: Workspace, stage: Stage) -> None:
+    """The stage :func:`split` with another ``cut`` of data whose copies are in one group each.
+
+    Samples that are in no part are called unused.
+    """
     samples = link_duplicates(work.data.samples, work.digests)
     first_copy = find_copies([fingerprint(image) for image in work.images])
     ids = [sample.id for sample in samples]
     samples = link_duplicates(samples, {i: ids[f] for i, f in zip(ids, first_copy, strict=True)})
-    parts = cut_parts(samples, work.config, work.fold)
+    parts = cut(replace(work.data, samples=tuple(samples)), work.config, work.fold)
     stage.write_json("split.json", {"train": parts.train, "val": parts.val, "test": parts.test})
     part_of = {i: name for name in ("train", "val", "test") for i in getattr(parts, name)}
     lines = ["id,part,group,tags,sha256"]
     lines += [
-        f"{csv_cell(s.id)},{part_of[s.id]},{csv_cell(s.group)},{csv_cell(';'.join(s.tags))},"
-        f"{work.digests[s.id]}"
+        f"{csv_cell(s.id)},{part_of.get(s.id, UNUSED)},{csv_cell(s.group)},"
+        f"{csv_cell(';'.join(s.tags))},{work.digests[s.id]}"
         for s in samples
     ]
     (stage.path / "split.csv").write_text("\n".join(lines) + "\n", encoding="utf-8")

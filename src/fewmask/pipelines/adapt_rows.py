@@ -1,0 +1,172 @@
+"""Part of pipeline ``adapt``: the rows of its table, its pictures, its bill of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from fewmask.pipelines.adapt_config import AdaptConfig
+from fewmask.pipelines.adapt_data import domain_rows
+from fewmask.pipelines.adapt_translation import load_unit, translate_image
+from fewmask.report.bill import pretrained_labels
+from fewmask.report.figures import drawn_ids, strip_png
+from fewmask.report.html import Case
+from fewmask.training.evaluation import Candidate, prior_controls
+from fewmask.training.segmenting import SegmenterPredictor, load_segmenter, true_targets
+from fewmask.training.workspace import Workspace
+
+SOURCE_ONLY = "source only"
+ORACLE = "source and target masks"
+RESULT = "adapted"
+SHOWN_TRANSLATIONS = 3
+
+
+def masked_rows(work: Workspace, domain: str) -> list[int]:
+    """Training rows of a domain whose true masks are there; of the target, for the oracle alone."""
+    rows = domain_rows(work, domain, "train")
+    return [row for row in rows if work.data.samples[row].mask_path is not None]
+
+
+def candidates(work: Workspace) -> list[Candidate]:
+    """The answer, what it began with, the same network without adaptation and with target masks."""
+    config: AdaptConfig = work.config
+    source = f"{len(masked_rows(work, 'source'))} source masks"
+    rows = prior_controls(true_targets(work, masked_rows(work, "source")), work.num_classes, source)
+    if "controls" in work.stages:
+        stage = work.stages["controls"]
+        for name, masks in stage.read_json("controls.json").items():
+            oracle = name == "oracle"
+            rows.append(
+                Candidate(
+                    ORACLE if oracle else SOURCE_ONLY,
+                    "oracle" if oracle else "control",
+                    _applied(load_segmenter(work, stage.path / f"{name}.safetensors")),
+                    masks_used=masks,
+                    note="the same network, augmentation and number of steps",
+                    label_cost=f"{source}, {masks} target masks" if oracle else source,
+                    anchor="ceiling" if oracle else "floor",
+                )
+            )
+    if config.total_rounds:
+        path = work.stages["segment"].path / "segmenter.safetensors"
+        rows.append(
+            Candidate(
+                "before self-training",
+                "control",
+                _applied(load_segmenter(work, path)),
+                note=f"{_translated(config)}; fewer steps than the other networks",
+                label_cost=source,
+            )
+        )
+    rows.append(
+        Candidate(
+            RESULT,
+            "result",
+            _applied(predictor_of(work)),
+            note=_translated(config) + (f"; {_taught(work)}" if config.total_rounds else ""),
+            label_cost=source,
+        )
+    )
+    return rows
+
+
+def predictor_of(work: Workspace) -> SegmenterPredictor:
+    """What ``fewmask predict`` applies."""
+    name = "adapted" if "adapt" in work.stages else "segmenter"
+    stage = work.stages["adapt" if "adapt" in work.stages else "segment"]
+    return load_segmenter(work, stage.path / f"{name}.safetensors")
+
+
+def _applied(predictor: SegmenterPredictor) -> Any:
+    return lambda _, image: predictor.mask(image)
+
+
+def _translated(config: AdaptConfig) -> str:
+    return f"translated by {', '.join(config.render_methods)}" if config.render_methods else "plain"
+
+
+def _taught(work: Workspace) -> str:
+    kept = work.stages["adapt"].read_json("adaptation.json")["kept"]
+    return f"self-training, {work.config.adapt_method}: kept {kept}"
+
+
+def panels(work: Workspace, row: int, size: tuple[int, ...]) -> list[tuple[str, np.ndarray]]:
+    """The segmenter without adaptation on a test image, if there is one."""
+    from fewmask.io.images import read_image
+
+    stage = work.stages.get("controls")
+    path = stage and stage.path / "source-only.safetensors"
+    if not path or not path.exists():
+        return []
+    image = read_image(work.data.samples[row].image_path)
+    assert image.shape[:2] == tuple(size)
+    mask = load_segmenter(work, path).mask(image)
+    return [(SOURCE_ONLY, drawn_ids(mask, work.data.has_background))]
+
+
+def pictures(works: Sequence[Workspace]) -> list[Case]:
+    """A few source images, their translated copies, and a target image beside them."""
+    work = works[0]
+    if "render" not in work.stages:
+        return []
+    config: AdaptConfig = work.config
+    copies = work.stages["render"].read_json("rendered.json")
+    rendered = np.load(work.stages["render"].path / "rendered.npy", mmap_mode="r")
+    source, target = domain_rows(work, "source", "train"), domain_rows(work, "target", "train")
+    unit = load_unit(work) if "unit" in config.render_methods else None
+    strips = []
+    for number in range(min(SHOWN_TRANSLATIONS, len(source))):
+        k = number * len(source) // SHOWN_TRANSLATIONS
+        image, other = work.images[source[k]], work.images[target[k % len(target)]]
+        name = work.data.samples[source[k]].id
+        shown = [("source image", image)]
+        for i, copy in enumerate(copies):
+            if copy["parents"][0] == name and len(shown) < 5:
+                shown.append((str(copy["method"]), rendered[i]))
+        shown.append(("a target image", other))
+        if unit is not None:
+            shown.append(("this one, unit", translate_image(unit, other, "a")))
+        strips.append(
+            Case(
+                f"translation {number + 1}",
+                name,
+                "labelled image, translated",
+                strip_png([(title, np.asarray(picture)) for title, picture in shown]),
+            )
+        )
+    return strips
+
+
+def bill(works: Sequence[Workspace]) -> list[tuple[str, str, str]]:
+    """Every label that went into the result: (what, labels, source)."""
+    work = works[0]
+    count, unlabelled = len(masked_rows(work, "source")), len(domain_rows(work, "target", "train"))
+    return [
+        ("pixel masks of the source", f"{count:,}", "your data, training part"),
+        ("pixel masks of the target", "0", f"{unlabelled:,} images without; masks measure only"),
+        *pretrained_labels(work.config),
+    ]
+
+
+def checks(works: Sequence[Workspace]) -> dict[str, Any]:
+    """How far the network agrees with itself on target images, before and after self-training."""
+    if "adapt" not in works[0].stages:
+        return {}
+    found = works[0].stages["adapt"].read_json("adaptation.json")
+    return {f"adapt.{name}": value for name, value in found.items()}
+
+
+def remarks(works: Sequence[Workspace]) -> list[str]:
+    """What the label-free criterion has said."""
+    found = checks(works)
+    if not found:
+        return []
+    values = " → ".join(f"{value:.3f}" for value in found["adapt.agreement"])
+    end = "Self-training was stopped and " if found["adapt.stopped"] else "By it, "
+    return [
+        "Label-free criterion: mean IoU of the network's labels between two views of the target "
+        f"images, at the start and after each training: {values}. {end}{found['adapt.kept']} is "
+        "what this run hands out."
+    ]
