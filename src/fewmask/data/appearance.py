@@ -7,6 +7,7 @@ segmenter's score. All images are (H, W, 3) uint8; sizes may differ.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 
 import numpy as np
@@ -66,7 +67,9 @@ def lab_statistics(
     scale = wanted.std((0, 1)) / np.maximum(deviation, 1e-6)
     moved = (lab - mean) * scale + wanted.mean((0, 1))
     moved[..., 0] = moved[..., 0].clip(0, 100)
-    return _to_bytes(lab2rgb(moved) * 255)
+    with warnings.catch_warnings():  # colours that RGB does not have are clipped
+        warnings.filterwarnings("ignore", "Conversion from CIE-LAB")
+        return _to_bytes(lab2rgb(moved) * 255)
 
 
 def histogram_match(

@@ -142,9 +142,8 @@ def measure(work: Workspace, stage: Stage, candidates: Sequence[Candidate]) -> N
                 mask = candidate.mask_of(rows[i], image)
                 matrices[c, i] = confusion_matrix(target, mask, num_classes)
         matrices.flush()
-    shares = (
-        {} if rows or not work.data.has_background else _foreground_shares(work, stage, candidates)
-    )
+    marks = not rows and work.data.has_background
+    shares = _foreground_shares(work, stage, candidates) if marks else {}
     samples = [work.data.samples[row] for row in rows]
     record = {
         "class_names": list(work.class_names),
