@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from fewmask.config import resolve
 from fewmask.pipelines.running import pipeline_of, resume, start
@@ -11,6 +11,7 @@ from fewmask.predict import evaluate, predict
 from fewmask.report.assemble import read_summary
 from fewmask.training.run_folder import RunFolder
 from fewmask.training.run_places import free_path
+from fewmask.translate import translate
 
 
 class Run:
@@ -51,6 +52,12 @@ class Run:
     def predict(self, images: str | Path, out: str | Path, *, device: str = "auto") -> list[Path]:
         """Masks and overlays of other images; see :func:`fewmask.predict.predict`."""
         return predict(self.folder, Path(images), Path(out), device=device)
+
+    def translate(
+        self, images: str | Path, out: str | Path, *, to: Literal["target", "source"] = "target"
+    ) -> list[Path]:
+        """Images in the light of the other domain; see :func:`fewmask.translate.translate`."""
+        return translate(self.folder, Path(images), Path(out), to=to)
 
     def evaluate(self, data: str | Path, *, device: str = "auto") -> dict[str, Any]:
         """Scores on other images with masks; see :func:`fewmask.predict.evaluate`."""
@@ -124,9 +131,16 @@ def train(
     return _start("train", data, out, preset, config, settings)
 
 
-def resume_run(run: str | Path, *, data: str | Path | None = None) -> Run:
-    """Go on with an interrupted run; ``data`` is where its data folder has been moved to."""
-    return Run(resume(Path(run), Path(data) if data else None).path)
+def resume_run(run: str | Path, *, data: str | Path | None = None, **folders: str | Path) -> Run:
+    """Go on with an interrupted run.
+
+    Args:
+        run: Its folder.
+        data: Where its data folder has been moved to.
+        **folders: The same for ``target`` and ``test``.
+    """
+    moved = {name: Path(folder) for name, folder in folders.items()}
+    return Run(resume(Path(run), Path(data) if data else None, **moved).path)
 
 
 def free_run_path(data: Path, verb: str, root: Path = Path("runs")) -> Path:

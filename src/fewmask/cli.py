@@ -40,39 +40,52 @@ app.command("fewmask.cli_select:select", name="select", group=MAKE,
 
 @app.command(group=MAKE)
 def demo(
-    pipeline: Literal["tags"] = "tags",
+    pipeline: Literal["tags", "adapt"] = "tags",
     /,
     *,
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
     seed: int = 0,
 ) -> None:
-    """Make sample data from real textures, run a pipeline on it, print the table. Offline.
+    """Make sample data, run a pipeline on it, print the table. Offline.
 
     Args:
         pipeline: Which one.
-        out: Folder for data and run; default: runs/demo-tags, numbered if taken.
+        out: Folder for data and run; default: runs/demo-tags or runs/demo-adapt, numbered if taken.
         seed: Of data and run.
     """
-    from fewmask.demo import run_demo
+    from fewmask.demo import margin, run_demo
 
     path = run_demo(pipeline, out, seed=seed)
     print("synthetic data, made for this demo: no benchmark, and no promise for your images\n")
     _print_table(path)
+    if gained := margin(path):
+        print(gained)
     print(f"report: {path / 'report.html'}")
-    tell_next("fewmask tags DATA", own="DATA")
+    own = {"tags": "DATA", "adapt": "--source DAY --target NIGHT"}[pipeline]
+    tell_next(f"fewmask {pipeline} {own}", own="DATA" if pipeline == "tags" else "DAY and NIGHT")
 
 
 @app.command(group=MAKE)
-def resume(run: Path, /, *, data: Path | None = None) -> None:
+def resume(
+    run: Path,
+    /,
+    *,
+    data: Path | None = None,
+    target: Path | None = None,
+    test: Path | None = None,
+) -> None:
     """Go on with an interrupted run where it stopped.
 
     Args:
         run: The run's folder.
-        data: Where the run's data folder is now, if it was moved; its content must be the same.
+        data: Where the run's data folder (of `adapt`, its source) is now, if it was moved; its
+            content must be the same.
+        target: The same for the target folder of `adapt`.
+        test: The same for its test folder.
     """
     from fewmask.pipelines.running import resume as resume_run
 
-    _finished(resume_run(run, data).path)
+    _finished(resume_run(run, data, target=target, test=test).path)
 
 
 @app.command(group=USE)
@@ -113,6 +126,40 @@ def predict(
     count = "1 mask" if len(written) == 1 else f"{len(written)} masks"
     print(f"{count} in {out / 'masks'}, overlays in {out / 'overlays'}")
     tell_next(shell_command("evaluate", run, "DATA"), own="DATA with masks")
+
+
+@app.command(group=USE)
+def translate(
+    run: Path,
+    images: Path,
+    /,
+    *,
+    out: Out,
+    to: Literal["target", "source"] = "target",
+    method: Literal["unit", "fourier", "lab", "histogram", "gamma"] | None = None,
+    device: str = "auto",
+) -> None:
+    """Images in the light of a run's other domain, same names and sizes.
+
+    Args:
+        run: A finished run of `fewmask adapt`.
+        images: An image, or a folder of images.
+        out: New or empty folder.
+        to: The domain whose light is wanted.
+        method: Default: the first of the run's --render-methods.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+    from fewmask.training.run_folder import RunFolder
+    from fewmask.training.signals import stop_on_signals
+    from fewmask.translate import translate as translate_images
+
+    with stop_on_signals():
+        written = translate_images(
+            RunFolder.open(run), images, out, to=to, method=method, device=device
+        )
+    print(f"{len(written)} translated {'image' if len(written) == 1 else 'images'} in {out}")
+    other = "source" if to == "target" else "target"
+    tell_next(shell_command("translate", run, out, "-o", f"{out}-back", "--to", other))
 
 
 @app.command(group=USE)

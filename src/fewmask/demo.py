@@ -1,4 +1,4 @@
-"""``fewmask demo``: sample data from packaged real textures, then the real commands on it."""
+"""``fewmask demo``: sample data made from packaged textures, then the real commands on it."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from pathlib import Path
 from fewmask.api import free_run_path
 from fewmask.config import resolve
 from fewmask.data.sample import Split, make_sample
+from fewmask.data.street import STREET_CLASS_NAMES, make_street
 from fewmask.errors import UsageError
-from fewmask.pipelines import tags_config
+from fewmask.pipelines import adapt_config, tags_config
+from fewmask.pipelines.adapt_rows import RESULT, SOURCE_ONLY
 from fewmask.pipelines.running import start
+from fewmask.report.assemble import read_summary
 from fewmask.training.run_folder import RunFolder
 
 
@@ -20,16 +23,21 @@ def run_demo(pipeline: str, out: Path | None, *, seed: int = 0) -> Path:
     Raises:
         UsageError: no such demo, or ``out`` holds something.
     """
-    if pipeline != "tags":
+    if pipeline not in DEMOS:
         raise UsageError.of(
             "DEMO",
             where="fewmask demo",
             found=pipeline,
-            expected="tags",
+            expected=" or ".join(DEMOS),
             fix="fewmask demo tags",
         )
     folder = out or free_run_path(Path("demo"), pipeline)
     RunFolder.require_free(folder)
+    return DEMOS[pipeline](folder, seed)
+
+
+def demo_tags(folder: Path, seed: int) -> Path:
+    """Tiles with and without a scar; tags in, masks out."""
     data, split_file = make_halves(folder / "data", seed=seed)
     config = resolve(
         tags_config.TagsConfig,
@@ -38,6 +46,38 @@ def run_demo(pipeline: str, out: Path | None, *, seed: int = 0) -> Path:
         overrides={**SETTINGS, "seed": seed, "split_file": split_file},
     )
     return start("tags", data, folder / "run", config, preset="fast", synthetic=True).path
+
+
+def demo_adapt(folder: Path, seed: int) -> Path:
+    """A street by day with masks and another by night without."""
+    data = make_street(folder / "data", seed=seed)
+    config = resolve(
+        adapt_config.AdaptConfig,
+        adapt_config.PRESETS,
+        "fast",
+        overrides={
+            **ADAPT_SETTINGS,
+            "seed": seed,
+            "target": data / "night",
+            "test": data / "test",
+            "class_names": STREET_CLASS_NAMES,
+        },
+    )
+    run = start("adapt", data / "day", folder / "run", config, preset="fast", synthetic=True)
+    return run.path
+
+
+def margin(run: Path) -> str:
+    """What adaptation has gained, in a line; empty for a run without a row "source only"."""
+    rows = {row["name"]: row for row in read_summary(run)["rows"]}
+    if SOURCE_ONLY not in rows:
+        return ""
+    with_it, without = (rows[name]["metrics"]["miou_foreground"] for name in (RESULT, SOURCE_ONLY))
+    return f"adapted {with_it:.3f}, source only {without:.3f}: {with_it - without:+.3f} mean IoU"
+
+
+DEMOS = {"tags": demo_tags, "adapt": demo_adapt}
+"""Folder and seed to the finished run."""
 
 
 def make_halves(
@@ -81,4 +121,10 @@ SETTINGS = {
     "segment_epochs": 8,
     "segment_min_steps": 0,
     "segment_decoder_width": 32,
+}
+ADAPT_SETTINGS = {
+    "image_size": 128,
+    "image_width": 192,
+    "segment_min_steps": 150,
+    "adapt_steps": 150,
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -185,13 +186,14 @@ def data_folders_of(run: RunFolder) -> list[Path]:
     return [Path(run.record["data"]), *config.data_folders.values()]
 
 
-def resume(path: Path, moved_to: Path | None = None) -> RunFolder:
+def resume(path: Path, moved_to: Path | None = None, **folders: Path | None) -> RunFolder:
     """Go on with a run: finished stages are kept, the one under way continues where it was saved.
 
     Args:
         path: The run.
         moved_to: Where its data folder is now; ``run.yaml`` is told, once the content has proved to
             be what the finished stages were made from.
+        **folders: The same for further folders of images, by setting: ``target``, ``test``.
 
     Raises:
         CheckpointError: data or settings are not those that its finished stages were made from.
@@ -199,20 +201,37 @@ def resume(path: Path, moved_to: Path | None = None) -> RunFolder:
     """
     run = RunFolder.open(path)
     module, config = recorded_settings(run)
+    moved = {name: folder for name, folder in folders.items() if folder is not None}
+    strange = [name for name in moved if name not in config.data_folders]
+    if strange:
+        raise UsageError.of(
+            "RESUME-FOLDER",
+            where=f"--{strange[0]}",
+            found=str(moved[strange[0]]),
+            expected=f"one of the folders that this run has: data{_named(config.data_folders)}",
+            fix=f"leave out --{strange[0]}",
+        )
+    config = config.replaced(**{name: str(folder.resolve()) for name, folder in moved.items()})
     device = choose_device(config.device)
     root = moved_to or Path(run.record["data"])
-    if moved_to:
-        refuse_inside(run.path, moved_to, "RUN")
-    elif not root.is_dir():
-        raise DataError.of(
-            "FOLDER-MISSING",
-            where=root,
-            found="no such folder",
-            expected="the data of the run",
-            fix=f"`{shell_command('resume', path, '--data', 'FOLDER')}` if it was moved there",
-        )
+    for folder in filter(None, (moved_to, *moved.values())):
+        refuse_inside(run.path, folder, "RUN")
+    for name, folder in {"data": root, **config.data_folders}.items():
+        if not folder.is_dir():
+            raise DataError.of(
+                "FOLDER-MISSING",
+                where=folder,
+                found="no such folder",
+                expected=f"the {name} of the run" if name != "data" else "the data of the run",
+                fix=f"`{shell_command('resume', path, f'--{name}', 'FOLDER')}` if it was moved "
+                "there",
+            )
     data = module.DATA.open(root, config)
     return _work_through(run, module, config, data, device, resumed=True)
+
+
+def _named(folders: Mapping[str, Path]) -> str:
+    return "".join(f", {name}" for name in folders)
 
 
 def stages_of_run(module: ModuleType, config: Settings) -> list[str]:
@@ -272,7 +291,8 @@ def _work_through(
             if resumed:
                 for work in works:
                     refuse_changed(work, module.STAGES, selected)
-                run.set_data(data.root.resolve())
+                moved = {name: str(folder) for name, folder in config.data_folders.items()}
+                run.set_data(data.root.resolve(), moved)
             with run.reporting():
                 threads = "1 thread" if config.threads == 1 else f"{config.threads} threads"
                 run.log(

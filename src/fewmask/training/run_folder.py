@@ -158,10 +158,13 @@ class RunFolder:
             raise
         self.set_status("finished")
 
-    def set_data(self, root: Path) -> None:
-        """Write to ``run.yaml`` where the data folder is now, if it was moved."""
-        if self.record.get("data") != str(root):
+    def set_data(self, root: Path, folders: Mapping[str, str]) -> None:
+        """Write to ``run.yaml`` where the data folder and those in settings are, if moved."""
+        settings = self.record["settings"]
+        before = (self.record.get("data"), {name: settings.get(name) for name in folders})
+        if before != (str(root), dict(folders)):
             self.record["data"] = str(root)
+            self.record["settings"] = {**settings, **folders}
             content = yaml.safe_dump(self.record, sort_keys=False)
             write_atomically(self.path / "run.yaml", content.encode())
 

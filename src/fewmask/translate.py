@@ -1,0 +1,140 @@
+"""Translate images between the domains of a finished ``adapt`` run: ``fewmask translate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from fewmask.data.appearance import TRANSLATIONS
+from fewmask.data.files import images_below
+from fewmask.data.transforms import resize_image
+from fewmask.errors import DataError, Problem, UsageError
+from fewmask.io.images import read_image, write_image
+from fewmask.pipelines.adapt_config import RenderMethod
+from fewmask.pipelines.adapt_translation import load_unit, translate_image
+from fewmask.pipelines.finished import restore_workspace
+from fewmask.pipelines.running import data_folders_of
+from fewmask.randomness import generator
+from fewmask.training.device import choose_device
+from fewmask.training.progress import watched
+from fewmask.training.run_folder import RunFolder
+from fewmask.training.run_places import refuse_inside
+from fewmask.training.workspace import Workspace
+
+
+def translate(
+    run: RunFolder,
+    images: Path,
+    out: Path,
+    *,
+    to: Literal["target", "source"] = "target",
+    method: RenderMethod | None = None,
+    device: str = "auto",
+) -> list[Path]:
+    """Write ``OUT/<name>.png``, each image in the light of the other domain, at its own size.
+
+    Args:
+        run: A finished ``adapt`` run.
+        images: An image, or a folder (searched through its sub-folders) of images.
+        out: New or empty folder, neither inside ``images`` nor inside the run's data.
+        to: The domain whose light is wanted.
+        method: ``unit``, which works at the run's working size and is enlarged after that, as
+            published; or a cheap one, which takes the light of a random training image of that
+            domain. Default: the first of the run's ``render_methods``.
+        device: See ``--device``.
+
+    Returns:
+        The paths written.
+
+    Raises:
+        UsageError: no ``adapt`` run, not finished, UNIT was not trained in it, no images, or
+            ``out`` holds something already.
+        DataError: images that cannot be read (all at once, after the others are done), or an
+            ``out`` inside the images or the run's data.
+    """
+    if run.record["pipeline"] != "adapt":
+        raise UsageError.of(
+            "TRANSLATE-RUN",
+            where=run.path,
+            found=f"a run of `fewmask {run.record['pipeline']}`",
+            expected="a run of `fewmask adapt`, which knows two domains",
+            fix="fewmask adapt --source DAY --target NIGHT",
+        )
+    work, _ = restore_workspace(run, choose_device(device))
+    chosen: str = method or next(iter(work.config.render_methods), "histogram")
+    apply = _translator(work, chosen, to)
+    found = images_below(images)
+    RunFolder.require_free(out)
+    for folder in data_folders_of(run):
+        refuse_inside(out, folder)
+    if images.is_dir():
+        refuse_inside(out, images)
+    written: list[Path] = []
+    problems: list[Problem] = []
+    for name, path in watched(found.items(), len(found), "translate", "image"):
+        try:
+            image = read_image(path)
+        except DataError as error:
+            problems += error.problems
+            continue
+        result = out / f"{name}.png"
+        result.parent.mkdir(parents=True, exist_ok=True)
+        write_image(result, apply(image, name))
+        written.append(result)
+    if problems:
+        raise DataError(
+            *problems,
+            Problem(
+                "TRANSLATE-PARTIAL",
+                str(images),
+                f"{len(problems)} of {len(found)} images that cannot be read; "
+                f"{len(written)} others are in {out}",
+                "images that can be read",
+                "mend or remove them, then translate into another -o",
+            ),
+        )
+    return written
+
+
+def _translator(work: Workspace, method: str, to: Literal["target", "source"]) -> Any:
+    """(image, name) to the translated image."""
+    if method not in get_args(RenderMethod):
+        raise UsageError.of(
+            "TRANSLATE-METHOD",
+            where="--method",
+            found=repr(method),
+            expected="one of " + ", ".join(get_args(RenderMethod)),
+            fix="leave out --method",
+        )
+    if method == "unit":
+        if "translate" not in work.stages:
+            raise UsageError.of(
+                "TRANSLATE-METHOD",
+                where=work.run.path,
+                found="a run in which UNIT was not trained",
+                expected="one started with --render-methods unit",
+                fix="--method histogram, or a new run",
+            )
+        unit = load_unit(work)
+
+        def by_unit(image: np.ndarray, name: str) -> np.ndarray:  # noqa: ARG001
+            small = resize_image(image, *work.config.working_size)
+            made = translate_image(unit, small, "b" if to == "target" else "a")
+            return resize_image(made, *image.shape[:2])
+
+        return by_unit
+    learned = set(work.parts["train"])
+    rows = [
+        row
+        for row, name in enumerate(work.digests)  # in the order of the images
+        if name in learned and name.startswith(f"{to}/")
+    ]
+
+    def cheaply(image: np.ndarray, name: str) -> np.ndarray:
+        rng = generator(work.config.seed, "translate", name)
+        reference = np.asarray(work.images[rng.choice(rows)])
+        return TRANSLATIONS[method](image, reference, rng)
+
+    return cheaply
