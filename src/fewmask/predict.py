@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 
 from fewmask.data.content import digest_of
+from fewmask.data.domains import open_labelled
 from fewmask.data.files import images_below
 from fewmask.data.folder import DataFolder, open_folder, read_target
+from fewmask.data.label_sets import read_label_set
 from fewmask.data.roles import is_negative, role_of
 from fewmask.errors import DataError, LeakError, Problem, UsageError
 from fewmask.io.images import IMAGE_SUFFIXES, read_image, write_image, write_mask
@@ -111,13 +113,13 @@ def evaluate(
     """
     card = read_card(run)
     predictor = predictor_of_run(run, choose_device(device))
-    data = _open_like(run, root, card["class_names"])
+    data = _open_like(run, root, card)
     known = KnownImages.of(run)
     if save_masks is not None:
         RunFolder.require_free(save_masks)
         _refuse_in_data(save_masks, run, root, "--save-masks")
     learned, digests = _learned(known, data)
-    own = root.resolve() == Path(str(run.record["data"])) or known.are_these(digests)
+    own = root.resolve() in data_folders_of(run) or known.are_these(digests)
     if learned and not own:
         raise LeakError(_leak(root, learned))
     names, background = card["class_names"], card.get("background", True)
@@ -214,9 +216,12 @@ def _holds_images(path: Path) -> bool:
     return path.is_dir() and any(p.suffix.lower() in IMAGE_SUFFIXES for p in path.iterdir())
 
 
-def _open_like(run: RunFolder, root: Path, class_names: Sequence[str]) -> DataFolder:
+def _open_like(run: RunFolder, root: Path, card: Mapping[str, Any]) -> DataFolder:
     """Open a folder with the classes and groups of the run."""
-    settings = run.record["settings"]
+    settings, class_names = run.record["settings"], card["class_names"]
+    if "label_set" in card:
+        labels = read_label_set(card["label_set"])
+        return open_labelled(root, labels, settings.get("group_pattern"))
     single = len(class_names) == 1
     try:
         try:

@@ -11,7 +11,10 @@ import torch
 
 from fewmask.config import resolve
 from fewmask.data.sample import make_sample
+from fewmask.data.street import make_street
 from fewmask.errors import FewmaskError
+from fewmask.pipelines.adapt_config import PRESETS as ADAPT_PRESETS
+from fewmask.pipelines.adapt_config import AdaptConfig
 from fewmask.pipelines.tags_config import PRESETS, TagsConfig
 from fewmask.training.run_folder import RunFolder
 
@@ -61,6 +64,48 @@ def settings():
             "predict_views": "single",
             "predict_refine": "none",
             "controls_masks": (4,),
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def street(tmp_path_factory):
+    """A generated street of 48 x 64 px: 8 labelled by day, 6 by night, 4 by night to test on."""
+    root = tmp_path_factory.mktemp("street") / "street"
+    return make_street(root, seed=0, day=8, night=6, test=4, width=64, height=48)
+
+
+@pytest.fixture(scope="session")
+def street_settings(street):
+    """Every stage of pipeline ``adapt`` and every key of its loops' state, in seconds."""
+    return resolve(
+        AdaptConfig,
+        ADAPT_PRESETS,
+        "smoke",
+        overrides={
+            "threads": 1,
+            "device": "cpu",
+            "target": street / "night",
+            "test": street / "test",
+            "encoder": "mobilenetv3_small_050",
+            "encoder_weights": "none",
+            "image_size": 32,
+            "image_width": 48,
+            "translate_steps": 4,
+            "translate_width": 4,
+            "translate_blocks": 1,
+            "translate_scales": 1,
+            "translate_crop_px": 32,
+            "translate_discriminator_width": 4,
+            "translate_lambda_perceptual": 0.0,
+            "render_methods": ("unit", "gamma"),
+            "render_copies": 2,
+            "choose_method": "histogram",
+            "choose_share": 0.5,
+            "segment_min_steps": 4,
+            "adapt_steps": 4,
+            "adapt_stop_if_worse": False,
+            "predict_views": "single",
         },
     )
 

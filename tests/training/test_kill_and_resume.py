@@ -1,4 +1,5 @@
-"""SIGKILL at any moment, resume, and the results are bit-identical; for every stage of ``tags``.
+"""SIGKILL at any moment, resume, and the results are bit-identical; for every stage of ``tags`` and
+``adapt``.
 
 The reference runs once without interruption. Each test copies it as far as the stage before its
 own, forks processes that resume it, and kills them.
@@ -18,71 +19,99 @@ import numpy as np
 import pytest
 import yaml
 
-from fewmask.pipelines import running, tags
+from fewmask.pipelines import adapt, running, tags
 from fewmask.randomness import generator
 from fewmask.training.checkpoint import MANIFEST, CheckpointStore
 from fewmask.training.loop import Loop
 
 KILLS = 5
-NAMES = [spec.name for spec in tags.STAGES]
+NAMES = {
+    pipeline: [spec.name for spec in module.STAGES]
+    for pipeline, module in (("tags", tags), ("adapt", adapt))
+}
+STAGES = [(pipeline, name) for pipeline, names in NAMES.items() for name in names]
 GANS = {"gen_ab", "gen_ba", "disc_a", "disc_b", "generators", "discriminators", "pool_a", "pool_b"}
 FIT = {"network", "optimizer"}
-LOOPS = {  # (stage, loop, interrupted after step): keys of its state
-    ("prepare", "steps", 10): {"digests"},
-    ("translate", "steps", 4): GANS,
-    ("augment", "steps", 2): set(),
-    ("classify", "steps", 4): FIT | {"best"},
-    ("evidence", "steps", 2): set(),
-    ("segment", "round-1", 2): FIT | {"ema"},
-    ("segment", "probs-1", 1): set(),
-    ("segment", "round-2", 2): FIT | {"ema"},
-    ("controls", "masks-4", 2): FIT | {"ema"},
-    ("evaluate", "steps", 4): set(),
-    ("export", "steps", 10): {"manifest"},
+UNIT = {"unit", "disc_a", "disc_b", "optimizer_unit", "optimizer_judges"}
+LOOPS = {  # (pipeline, stage, loop, interrupted after step): keys of its state
+    ("tags", "prepare", "steps", 10): {"digests"},
+    ("tags", "translate", "steps", 4): GANS,
+    ("tags", "augment", "steps", 2): set(),
+    ("tags", "classify", "steps", 4): FIT | {"best"},
+    ("tags", "evidence", "steps", 2): set(),
+    ("tags", "segment", "round-1", 2): FIT | {"ema"},
+    ("tags", "segment", "probs-1", 1): set(),
+    ("tags", "segment", "round-2", 2): FIT | {"ema"},
+    ("tags", "controls", "masks-4", 2): FIT | {"ema"},
+    ("tags", "evaluate", "steps", 4): set(),
+    ("tags", "export", "steps", 10): {"manifest"},
+    ("adapt", "translate", "steps", 2): UNIT,
+    ("adapt", "render", "steps", 5): set(),
+    ("adapt", "segment", "segmenter", 2): FIT | {"ema"},
+    ("adapt", "adapt", "taught", 2): FIT | {"ema"},
+    ("adapt", "controls", "source-only", 2): FIT | {"ema"},
+    ("adapt", "evaluate", "steps", 2): set(),
+    ("adapt", "export", "steps", 3): {"manifest"},
+    ("adapt", "export", "translated", 3): set(),
 }
 
 
 @pytest.fixture(scope="module")
-def reference(smoke, settings, tmp_path_factory):
-    path = tmp_path_factory.mktemp("reference") / "run"
-    running.start("tags", smoke, path, settings, preset="smoke")
-    return path
+def references(smoke, settings, street, street_settings, tmp_path_factory):
+    """``references(pipeline)``: a run of it without interruption, made when first asked for."""
+    made = {}
+    inputs = {"tags": (smoke, settings), "adapt": (street / "day", street_settings)}
+
+    def run(pipeline):
+        if pipeline not in made:
+            path = tmp_path_factory.mktemp("reference") / "run"
+            root, config = inputs[pipeline]
+            made[pipeline] = running.start(pipeline, root, path, config, preset="smoke").path
+        return made[pipeline]
+
+    return run
 
 
-def test_what_a_resume_could_lose_is_there(reference):
+def test_what_a_resume_could_lose_is_there(references):
     """Maps, targets and probabilities that were all zero would be the same with rows left out."""
-    evidence = reference / f"{NAMES.index('evidence') + 1}-evidence"
+    reference, names = references("tags"), NAMES["tags"]
+    evidence = reference / f"{names.index('evidence') + 1}-evidence"
     tagged = np.load(evidence / "known_tags.npy").any(1)
     for name in ("cams", "differences"):
         maps = np.load(evidence / f"{name}.npy")[tagged]
         assert maps.reshape(len(maps), -1).any(1).mean() > 0.6
-    targets = np.load(reference / f"{NAMES.index('pseudo_masks') + 1}-pseudo_masks" / "targets.npy")
+    targets = np.load(reference / f"{names.index('pseudo_masks') + 1}-pseudo_masks" / "targets.npy")
     assert (targets == 1).any((1, 2)).sum() > 8
-    probs = np.load(reference / f"{NAMES.index('segment') + 1}-segment" / "probs-1.npy")
+    probs = np.load(reference / f"{names.index('segment') + 1}-segment" / "probs-1.npy")
     assert (probs[:, 1] > 0.5).any((1, 2)).sum() > 8  # the targets of round 2
 
 
 @pytest.fixture
-def fresh(reference, tmp_path):
-    """``fresh(number)``: a copy of the reference as it was before that stage."""
+def fresh(references, tmp_path):
+    """``fresh(pipeline, number)``: a copy of the reference as it was before that stage."""
 
-    def copy(number):
+    def copy(pipeline, number):
+        reference = references(pipeline)
         path = tmp_path / f"run-{len(list(tmp_path.iterdir()))}"
         path.mkdir()
         shutil.copy(reference / "run.yaml", path)
-        for n, name in enumerate(NAMES[: number - 1], start=1):
+        for n, name in enumerate(NAMES[pipeline][: number - 1], start=1):
             shutil.copytree(reference / f"{n}-{name}", path / f"{n}-{name}")
         return path
 
     return copy
 
 
+def names_of(path):
+    return NAMES[yaml.safe_load((path / "run.yaml").read_text())["pipeline"]]
+
+
 def result(path, number, records_of):
     """Digests of all that a stage wrote, and its records."""
-    label = f"{number}-{NAMES[number - 1]}"
+    label = f"{number}-{names_of(path)[number - 1]}"
     files = [f for f in (path / label).rglob("*") if f.name not in {"DONE.json", "KEY"}]
     if label.endswith("export"):
-        files += (path / "masks").glob("*.png")
+        files += [f for folder in ("masks", "translated") for f in (path / folder).rglob("*.png")]
     digests = {
         f.relative_to(path).as_posix(): hashlib.sha256(f.read_bytes()).hexdigest()
         for f in files
@@ -102,7 +131,8 @@ def work_on(path, number, *, started=None, before=None):
 
         last, specs = specs[number - 1], list(specs)
         specs[number - 1] = replace(last, function=function)
-        run_stages(work, specs, [name for name in selected if name in NAMES[:number]])
+        known = [spec.name for spec in specs[:number]]
+        run_stages(work, specs, [name for name in selected if name in known])
 
     run_stages, running.run_stages = running.run_stages, up_to_here
     running.finish = lambda works, module: None
@@ -113,21 +143,21 @@ def work_on(path, number, *, started=None, before=None):
     running.resume(path)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(("pipeline", "name"), STAGES)
 def test_killed_at_random_moments_a_stage_ends_with_the_same_bits(
-    name, fresh, reference, in_child, records_of
+    pipeline, name, fresh, references, in_child, records_of
 ):
-    number, rng = NAMES.index(name) + 1, generator("kills", name)
-    expected = result(reference, number, records_of)
+    number, rng = NAMES[pipeline].index(name) + 1, generator("kills", name)
+    expected = result(references(pipeline), number, records_of)
     assert expected[0]
     started = os.pipe()
 
-    path = fresh(number)
+    path = fresh(pipeline, number)
     assert in_child(lambda: work_on(path, number)) == 0
     begin, end = ((path / f"{number}-{name}" / file).stat() for file in ("KEY", "DONE.json"))
     assert result(path, number, records_of) == expected
 
-    kills, longest, path = 0, end.st_mtime - begin.st_mtime, fresh(number)
+    kills, longest, path = 0, end.st_mtime - begin.st_mtime, fresh(pipeline, number)
     while kills < KILLS:
         status = in_child(
             lambda path=path: work_on(path, number, started=started),
@@ -140,7 +170,7 @@ def test_killed_at_random_moments_a_stage_ends_with_the_same_bits(
         longest *= 0.7
         assert status in (0, -signal.SIGKILL)
         assert result(path, number, records_of) == expected
-        path = fresh(number)
+        path = fresh(pipeline, number)
     assert in_child(lambda: work_on(path, number)) == 0
     assert result(path, number, records_of) == expected
 
@@ -167,12 +197,13 @@ def leave_out(key):
     restore, CheckpointStore._restore = CheckpointStore._restore, restore_others
 
 
-@pytest.mark.parametrize(("name", "loop", "step"), LOOPS)
+@pytest.mark.parametrize(("pipeline", "name", "loop", "step"), LOOPS)
 def test_every_key_of_a_loops_state_is_demanded_and_matters(
-    name, loop, step, fresh, reference, in_child, records_of, tmp_path
+    pipeline, name, loop, step, fresh, references, in_child, records_of, tmp_path
 ):
-    number, keys = NAMES.index(name) + 1, LOOPS[name, loop, step]
-    killed = fresh(number)
+    number, keys = NAMES[pipeline].index(name) + 1, LOOPS[pipeline, name, loop, step]
+    reference = references(pipeline)
+    killed = fresh(pipeline, number)
     status = in_child(lambda: work_on(killed, number, before=lambda: die_after(loop, step)))
     assert status == -signal.SIGKILL
     newest = f"checkpoints/{number}-{name}/{loop}/step-{step:08d}"
@@ -206,8 +237,9 @@ def wait_for(path, process):
 
 
 def test_signals_to_the_command_save_and_exit_75_and_resume_ends_with_the_same_bits(
-    smoke, settings, reference, tmp_path, records_of
+    smoke, settings, references, tmp_path, records_of
 ):
+    reference = references("tags")
     config, path = tmp_path / "settings.yaml", tmp_path / "run"
     config.write_text(yaml.safe_dump(settings.model_dump(mode="json", exclude_none=True)))
     command = [sys.executable, "-m", "fewmask"]
@@ -235,7 +267,7 @@ def test_signals_to_the_command_save_and_exit_75_and_resume_ends_with_the_same_b
     last = begin("resume", path)
     _, said = last.communicate(timeout=120)
     assert last.returncode == 0, said
-    for number in range(1, len(NAMES) + 1):
+    for number in range(1, len(NAMES["tags"]) + 1):
         assert result(path, number, records_of) == result(reference, number, records_of)
     weights = [run / "weights" / "segmenter.safetensors" for run in (path, reference)]
     assert weights[0].read_bytes() == weights[1].read_bytes()

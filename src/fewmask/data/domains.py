@@ -30,9 +30,10 @@ from fewmask.data.label_sets import (
     CITYSCAPES_TRAIN_IDS,
     LabelSet,
 )
-from fewmask.data.records import Sample
+from fewmask.data.mask_encoding import read_values
+from fewmask.data.records import DataFolder, Sample
 from fewmask.data.roles import Part, part_called, role_in
-from fewmask.errors import Problem, UsageError
+from fewmask.errors import DataError, Problem, UsageError
 
 DomainLayout = Literal["plain", "camvid", "cityscapes"]
 
@@ -110,6 +111,47 @@ def open_domain(root: Path, name: str, *, group_pattern: str | None = None) -> D
         for key in sorted(images)
     )
     return domain
+
+
+def open_labelled(root: Path, labels: LabelSet, group_pattern: str | None) -> DataFolder:
+    """A folder of images and masks whose values mean what ``labels`` says, to measure on.
+
+    A layout that says itself what its masks mean must name the same classes.
+
+    Raises:
+        UsageError: as :func:`open_domain`.
+        DataError: the structure is wrong, the classes are others, or a mask holds strange values.
+    """
+    domain = open_domain(root, "test", group_pattern=group_pattern)
+    own = domain.labels or labels
+    if own.names != labels.names:
+        raise DataError.of(
+            "LABELS-DIFFER",
+            where=root,
+            found=f"classes {', '.join(own.names[:4])}, ...",
+            expected=f"those of the run: {', '.join(labels.names[:4])}, ...",
+            fix="measure on masks of the same classes",
+        )
+    values, problems = read_values(s.mask_path for s in domain.samples if s.mask_path)
+    for path, counts in values.items():
+        if strange := own.strangers([*counts]):
+            problems.append(
+                Problem("MASK-VALUES", str(path), ", ".join(map(str, strange[:8])),
+                        f"ids of {', '.join(own.names[:4])}, ...; 255 to ignore",
+                        "store the ids that the run was trained with")
+            )  # fmt: skip
+    problems += domain.problems
+    if problems:
+        raise DataError(*problems)
+    return DataFolder(
+        root=root,
+        samples=domain.samples,
+        class_names=labels.names,
+        layout="domains",
+        mask_encoding=None,
+        has_background=False,
+        label_sets={"test": own},
+    )
 
 
 def layout_of(listing: Listing, root: Path) -> DomainLayout:

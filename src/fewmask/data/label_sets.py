@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 
@@ -54,6 +55,24 @@ def plain_ids(names: Sequence[str], ignored: Sequence[int] = ()) -> LabelSet:
     [[0, 1, 255, 255]]
     """
     return LabelSet(tuple(names), {i: i for i in range(len(names))}, frozenset(ignored))
+
+
+def label_set_as_dict(labels: LabelSet) -> dict[str, Any]:
+    """For JSON.
+
+    >>> read_label_set(label_set_as_dict(CITYSCAPES)) == CITYSCAPES
+    True
+    """
+    return {
+        "names": list(labels.names),
+        "id_of": [[stored, number] for stored, number in labels.id_of.items()],
+        "ignored": sorted(labels.ignored),
+    }
+
+
+def read_label_set(record: Mapping[str, Any]) -> LabelSet:
+    """From :func:`label_set_as_dict`."""
+    return LabelSet(tuple(record["names"]), dict(record["id_of"]), frozenset(record["ignored"]))
 
 
 CAMVID = plain_ids(

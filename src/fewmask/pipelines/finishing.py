@@ -8,6 +8,7 @@ from dataclasses import asdict
 from types import ModuleType
 from typing import Any
 
+from fewmask.data.label_sets import label_set_as_dict
 from fewmask.report.assemble import write_report
 from fewmask.report.held_out import held_out_facts
 from fewmask.report.table import summary_rows
@@ -84,6 +85,8 @@ def _write_weights(
         "metrics_from": origin,
         "metrics": dict(metrics),
     }
+    if work.data.label_sets:
+        card["label_set"] = label_set_as_dict(work.data.label_sets["source"])
     if isinstance(predictor, SegmenterPredictor):
         save_weights(folder / "segmenter.safetensors", predictor.network)
         card |= {
