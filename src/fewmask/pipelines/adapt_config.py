@@ -148,6 +148,8 @@ class AdaptConfig(Settings):
     @model_validator(mode="after")
     def _large_enough_for_the_judges(self) -> Self:
         """The coarsest judge must still see one patch of a crop."""
+        if "unit" not in self.render_methods:
+            return self
         side = min(self.translate_crop_px, self.image_size, self.image_width) // 4 * 4
         least = 2 ** (JUDGE_LAYERS + self.translate_scales - 1)
         if side < least:

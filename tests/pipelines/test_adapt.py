@@ -1,0 +1,353 @@
+"""Pipeline ``adapt`` through the real command line, on a generated street."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import fewmask as library
+from fewmask.config import resolve
+from fewmask.data.street import STREET_CLASS_NAMES, make_street
+from fewmask.io.images import read_image, read_mask
+from fewmask.pipelines import adapt, running
+from fewmask.pipelines.adapt_config import PRESETS, AdaptConfig
+from fewmask.training.run_folder import RunFolder
+from fewmask.training.workspace import Workspace
+
+TINY = (
+    "--preset=smoke", "--threads=1", "--image-size=32", "--image-width=48", "--segment-min-steps=3",
+    "--adapt-steps=2", "--encoder=mobilenetv3_small_050", "--encoder-weights=none",
+)  # fmt: skip
+UNIT = (
+    "--render-methods", "unit", "histogram", "--translate-steps=2", "--translate-width=4",
+    "--translate-blocks=1", "--translate-scales=1", "--translate-crop-px=32",
+    "--translate-discriminator-width=4", "--translate-lambda-perceptual=0",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def street(tmp_path_factory):
+    """Day with masks; night with masks, as a target whose masks only measure; night to test on."""
+    root = tmp_path_factory.mktemp("street")
+    make_street(root / "a", seed=0, day=8, night=6, test=4, width=64, height=48)
+    make_street(root / "b", seed=1, day=1, night=1, test=5, width=64, height=48)
+    (root / "b" / "test").rename(root / "a" / "masked_night")
+    return root / "a"
+
+
+def flags_of(street, target="night"):
+    return ("--source", street / "day", "--target", street / target, "--test", street / "test")
+
+
+@pytest.fixture(scope="module")
+def finished(fewmask, street, tmp_path_factory):
+    """A run with UNIT, the teacher, both controls: (run, table)."""
+    run = tmp_path_factory.mktemp("finished") / "run"
+    names = ("--class-names", *STREET_CLASS_NAMES)
+    result = fewmask("adapt", *flags_of(street, "masked_night"), "-o", run, *TINY, *UNIT, *names)
+    assert result.code == 0, result.err
+    return run, json.loads((run / "metrics.json").read_text())
+
+
+def workspace(run):
+    """The finished stages of a run, with its data."""
+    folder = RunFolder.open(run)
+    module, config = running.recorded_settings(folder)
+    data = module.DATA.open(run.__class__(folder.record["data"]), config)
+    work = Workspace(folder, config, data, torch.device("cpu"))
+    for number, spec in enumerate(module.STAGES, start=1):
+        path = folder.stage_path(number, spec.name, "")
+        if path.is_dir():
+            work.stages[spec.name] = folder.stage(number, spec.name, json.loads(
+                (path / "DONE.json").read_text())["key"], folder="")  # fmt: skip
+    return work
+
+
+def test_the_table_has_source_only_oracle_and_what_the_gap_is_measured_by(finished):
+    rows = {row["name"]: row for row in finished[1]["rows"]}
+    assert {"adapted", "before self-training", "source only", "source and target masks",
+            "most frequent class", "prior of the place"} == set(rows)  # fmt: skip
+    kinds = {name: row["kind"] for name, row in rows.items()}
+    assert kinds["adapted"] == "result"
+    assert kinds["source and target masks"] == "oracle"
+    assert rows["source and target masks"]["masks_used"] == 5
+    floor, ceiling, result = (
+        rows[name]["metrics"]["miou_foreground"]
+        for name in ("source only", "source and target masks", "adapted")
+    )
+    closed = rows["adapted"]["gap_closed"]
+    if ceiling > floor:
+        assert closed == pytest.approx((result - floor) / (ceiling - floor))
+        assert rows["source only"]["gap_closed"] == 0
+    else:
+        assert closed is None
+
+
+def test_the_constant_rows_are_counted_on_the_source_masks(finished, street):
+    rows = {row["name"]: row for row in finished[1]["rows"]}
+    masks = [read_mask(path) for path in sorted((street / "day" / "masks").glob("*.png"))]
+    most = np.bincount(np.concatenate([mask.ravel() for mask in masks])).argmax()
+    truth = np.concatenate([read_mask(p).ravel() for p in (street / "test/masks").glob("*.png")])
+    right = (truth == most).sum() / (truth != 255).sum()
+    assert rows["most frequent class"]["metrics"]["pixel_accuracy"] == pytest.approx(right)
+
+
+def test_masks_of_target_and_test_and_translated_labelled_images_are_handed_out(finished, street):
+    run, _ = finished
+    assert {p.name for p in (run / "masks/test").glob("*.png")} == {
+        p.name for p in (street / "test/images").glob("*.png")
+    }
+    assert len(list((run / "masks/target").glob("*.png"))) == 5
+    assert not (run / "masks/source").exists()
+    images = sorted((run / "translated/images").glob("*.png"))
+    masks = sorted((run / "translated/masks").glob("*.png"))
+    assert [path.name for path in images] == [path.name for path in masks]
+    assert len(images) == 8
+    assert read_image(images[0]).shape[:2] == read_mask(masks[0]).shape == (32, 48)
+
+
+def test_translated_copies_know_their_parents_and_none_is_a_test_image(finished):
+    copies = json.loads((finished[0] / "4-render/rendered.json").read_text())
+    assert {copy["method"] for copy in copies} == {"unit", "histogram"}
+    for copy in copies:
+        domains = [name.split("/")[0] for name in copy["parents"]]
+        assert domains == (["source"] if copy["method"] == "unit" else ["source", "target"])
+
+
+def test_the_report_shows_translations_and_says_what_the_criterion_found(finished):
+    run, table = finished
+    html = (run / "report.html").read_text()
+    assert "translation 1" in html
+    assert "Label-free criterion" in html
+    agreement = table["checks"]["adapt.agreement"]
+    assert len(agreement) == 2
+    assert all(0 <= value <= 1 for value in agreement)
+    assert table["checks"]["adapt.stopped"] == (agreement[1] < agreement[0])
+    assert (table["checks"]["adapt.kept"] == "the start") == table["checks"]["adapt.stopped"]
+
+
+def test_target_masks_change_nothing_but_the_oracle(fewmask, street, finished, tmp_path):
+    """The same run without any mask in the target folder hands out the same weights."""
+    bare = shutil.copytree(street / "masked_night" / "images", tmp_path / "bare")
+    run = tmp_path / "run"
+    names = ("--class-names", *STREET_CLASS_NAMES)
+    result = fewmask("adapt", "--source", street / "day", "--target", bare, "--test",
+                     street / "test", "-o", run, *TINY, *UNIT, *names)  # fmt: skip
+    assert result.code == 0, result.err
+    weights = [path / "weights/segmenter.safetensors" for path in (run, finished[0])]
+    assert weights[0].read_bytes() == weights[1].read_bytes()
+    rows = [row["name"] for row in json.loads((run / "metrics.json").read_text())["rows"]]
+    assert "source and target masks" not in rows
+
+
+def test_a_run_that_is_finished_is_evaluated_on_masks_by_its_label_set(fewmask, finished, street):
+    run, table = finished
+    result = fewmask("evaluate", run, street / "test", "--json")
+    assert result.code == 0, result.err
+    assert result.json["miou_foreground"] == table["metrics"]["miou_foreground"]
+    leak = fewmask("evaluate", run, shutil.copytree(street / "day", run.parent / "day"))
+    assert leak.code == 11
+    assert "the run has learned from" in leak.err
+
+
+@pytest.mark.parametrize(("to", "flags"), [("target", ()), ("source", ()),
+                                           ("target", ("--method=lab",))])  # fmt: skip
+def test_images_are_translated_at_their_own_size_either_way(
+    fewmask, finished, street, tmp_path, to, flags
+):
+    images = street / ("day" if to == "target" else "test") / "images"
+    result = fewmask("translate", finished[0], images, "-o", tmp_path / "out", "--to", to, *flags)
+    assert result.code == 0, result.err
+    assert "translated images in" in result.out
+    made = sorted((tmp_path / "out").glob("*.png"))
+    assert [p.name for p in made] == [p.name for p in sorted(images.glob("*.png"))]
+    assert read_image(made[0]).shape == (48, 64, 3)
+    assert (read_image(made[0]) != read_image(images / made[0].name)).any()
+
+
+def test_a_cheap_translation_takes_the_light_of_the_domain_asked_for(
+    fewmask, finished, street, tmp_path
+):
+    for to, images in (("target", "day"), ("source", "test")):
+        out = tmp_path / to
+        fewmask("translate", finished[0], street / images / "images", "-o", out, "--to", to,
+                "--method=histogram")  # fmt: skip
+    light = {
+        name: np.mean([read_image(path).mean() for path in folder.glob("*.png")])
+        for name, folder in (
+            ("day", street / "day/images"), ("night", street / "test/images"),
+            ("to night", tmp_path / "target"), ("to day", tmp_path / "source"),
+        )
+    }  # fmt: skip
+    assert light["night"] < light["day"]
+    assert abs(light["to night"] - light["night"]) < abs(light["to night"] - light["day"])
+    assert abs(light["to day"] - light["day"]) < abs(light["to day"] - light["night"])
+
+
+@pytest.mark.parametrize(
+    ("flags", "code", "name"),
+    [
+        (("--method=unit",), 2, "TRANSLATE-METHOD"),
+        (("--to=sideways",), 2, "USAGE"),
+    ],
+)
+def test_translations_that_cannot_be(fewmask, street, tmp_path, flags, code, name, cheap):
+    result = fewmask("translate", cheap, street / "day/images", "-o", tmp_path / "out", *flags)
+    assert result.code == code, result.err
+    assert name in result.err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_run_of_another_pipeline_translates_nothing(fewmask, tiny_run, street, tmp_path):
+    result = fewmask("translate", tiny_run.path, street / "day/images", "-o", tmp_path / "out")
+    assert result.code == 2
+    assert "TRANSLATE-RUN" in result.err
+
+
+@pytest.fixture(scope="module")
+def cheap(fewmask, street, tmp_path_factory):
+    """The published way without UNIT: chosen images, every pixel a label, two rounds."""
+    run = tmp_path_factory.mktemp("cheap") / "run"
+    result = fewmask(
+        "adapt", *flags_of(street), "-o", run, *TINY, "--adapt-method=rounds", "--adapt-rounds=2",
+        "--adapt-keep=1", "--adapt-loss=combined", "--choose-method=distance", "--choose-share=0.5",
+        "--choose-encoder=mobilenetv3_small_050", "--choose-weights=none",
+        "--no-adapt-stop-if-worse", "--no-controls-source-only", "--segment-rare-classes",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    return run
+
+
+def test_rounds_go_on_from_the_checkpoint_before_with_the_chosen_images(cheap):
+    chosen = json.loads((cheap / "5-choose/chosen.json").read_text())
+    assert len(chosen) == 4  # half of the 8 labelled images
+    assert all(name.startswith("target/") for name in chosen)
+    stage = cheap / "7-adapt"
+    assert (stage / "round-1.safetensors").exists()
+    last = (stage / "round-2.safetensors").read_bytes()
+    found = json.loads((stage / "adaptation.json").read_text())
+    assert found["kept"] == "round-2"
+    assert len(found["agreement"]) == 3
+    assert (stage / "adapted.safetensors").read_bytes() == last
+    assert last != (stage / "round-1.safetensors").read_bytes()
+
+
+def test_without_target_masks_and_controls_there_is_neither_gap_nor_oracle(cheap):
+    table = json.loads((cheap / "metrics.json").read_text())
+    assert {"adapted", "before self-training", "most frequent class", "prior of the place"} == {
+        row["name"] for row in table["rows"]
+    }
+
+
+def test_self_training_that_agrees_less_with_itself_is_stopped_and_said(
+    monkeypatch, fewmask, street, tmp_path
+):
+    scores = iter([0.5, 0.4])
+    monkeypatch.setattr(adapt, "view_agreement", lambda *_: next(scores))
+    run = tmp_path / "run"
+    result = fewmask("adapt", *flags_of(street), "-o", run, *TINY, "--no-controls-source-only")
+    assert result.code == 0, result.err
+    found = json.loads((run / "7-adapt/adaptation.json").read_text())
+    assert found == {"agreement": [0.5, 0.4], "kept": "the start", "stopped": True}
+    assert "stopped" in (run / "log.txt").read_text()
+    assert "Self-training was stopped" in (run / "report.html").read_text()
+    weights = [run / "weights/segmenter.safetensors", run / "6-segment/segmenter.safetensors"]
+    tensors = [library_weights(path) for path in weights]
+    assert tensors[0].keys() == tensors[1].keys()
+    assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
+
+
+def library_weights(path):
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def test_neither_test_nor_test_masks_still_hand_out_masks_of_the_target(fewmask, street, tmp_path):
+    run = tmp_path / "run"
+    result = fewmask("adapt", "--source", street / "day", "--target", street / "night", "-o", run,
+                     *TINY)  # fmt: skip
+    assert result.code == 0, result.err
+    assert len(list((run / "masks/target").glob("*.png"))) == 6
+    assert "No masks: nothing is scored." in result.out
+    assert "confidence" in (run / "report.html").read_text()
+
+
+def test_moved_folders_are_named_anew_and_must_hold_the_same(fewmask, street, cheap, tmp_path):
+    place = shutil.copytree(street, tmp_path / "street")
+    run = shutil.copytree(cheap, tmp_path / "run")
+    record = (run / "run.yaml").read_text().replace(str(street), str(place))
+    (run / "run.yaml").write_text(record)
+    (place / "night").rename(tmp_path / "moved")
+    result = fewmask("resume", run)
+    assert result.code == 10
+    assert f"fewmask resume {run} --target FOLDER" in result.err
+    (run / "10-export" / "DONE.json").unlink()
+    result = fewmask("resume", run, "--target", tmp_path / "moved")
+    assert result.code == 0, result.err
+    assert str(tmp_path / "moved") in (run / "run.yaml").read_text()
+    assert fewmask("resume", run).code == 0
+
+
+def test_a_folder_that_the_run_does_not_have_cannot_be_moved(fewmask, tiny_run, tmp_path):
+    result = fewmask("resume", tiny_run.path, "--target", tmp_path)
+    assert result.code == 2
+    assert "RESUME-FOLDER" in result.err
+
+
+def test_unit_without_its_training_is_refused_at_the_start(fewmask, street, tmp_path):
+    result = fewmask("adapt", *flags_of(street), "-o", tmp_path / "run", *TINY, *UNIT,
+                     "--stages", "render")  # fmt: skip
+    assert result.code == 2
+    assert "STAGE-NEEDED" in result.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_shares_of_originals_copies_and_target_images_in_a_batch(finished):
+    work = workspace(finished[0])
+    data = adapt.labelled(work)
+    assert data.shares.sum() == pytest.approx(1)
+    assert data.shares[:8].sum() == pytest.approx(1 - work.config.render_share)
+    more = data.joined(np.zeros((3, 32, 48, 3), np.uint8), np.zeros((3, 32, 48), np.uint8), 0.21)
+    assert more.shares[-3:].sum() == pytest.approx(0.21)
+    assert more.shares.sum() == pytest.approx(1)
+    rendered = adapt.Stacked(*more.images)
+    assert (rendered[more.rows[-1]] == 0).all()
+    assert (adapt.Stacked(*data.targets)[data.rows[8]] == data.targets[0][data.rows[0]]).all()
+
+
+def test_all_trainings_of_a_run_take_the_same_number_of_steps(finished):
+    lines = (finished[0] / "metrics.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    steps = {}
+    for record in records:
+        if "loss" in record:
+            steps.setdefault(record["loop"], set()).add(record["step"])
+    count = {loop: len(found) for loop, found in steps.items()}
+    assert count["segmenter"] + count["taught"] == count["source-only"] == count["oracle"] == 5
+
+
+def test_paper_is_the_published_system():
+    config = resolve(AdaptConfig, PRESETS, "paper")
+    assert config.render_methods == ("unit",)
+    assert (config.segment_architecture, config.encoder) == ("fpn", "resnet101")
+    assert (config.adapt_method, config.adapt_rounds, config.adapt_keep) == ("rounds", 2, 1.0)
+    assert (config.adapt_loss, config.choose_method) == ("combined", "distance")
+    assert config.working_size == (512, 1024)
+    assert config.segment_loss == "ce"
+    assert config.choose_share == pytest.approx(1600 / 5950, abs=0.01)
+    assert config.adapt_target_share == pytest.approx(1600 / (1600 + 5950), abs=0.01)
+
+
+def test_the_same_verb_from_python(street, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = dict(flag.removeprefix("--").split("=") for flag in TINY if "=" in flag)
+    preset = given.pop("preset")
+    settings = {name.replace("-", "_"): value for name, value in given.items()}
+    run = library.adapt(street / "day", street / "night", test=street / "test", preset=preset,
+                        controls_source_only=False, **settings)  # fmt: skip
+    assert run.path.name == "day-adapt"
+    assert 0 <= run.metrics["miou_foreground"] <= 1
+    assert len(run.translate(street / "day/images", tmp_path / "night")) == 8
