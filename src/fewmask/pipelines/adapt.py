@@ -37,6 +37,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,7 +74,12 @@ from fewmask.pipelines.adapt_teaching import (
     use_statistics_of,
     view_agreement,
 )
-from fewmask.pipelines.adapt_translation import load_unit, train_unit, translate_image
+from fewmask.pipelines.adapt_translation import (
+    load_unit,
+    new_unit,
+    train_unit,
+    translate_image,
+)
 from fewmask.randomness import generator
 from fewmask.training.checkpoint import load_weights, save_weights
 from fewmask.training.evaluation import measure, measured_rows
@@ -134,7 +140,10 @@ def refuse_impossible(
             fix="add translate to --stages, or choose cheap --render-methods",
         )
     new_segmenter(config, data.num_classes)
-    if "translate" in stages and config.translate_lambda_perceptual:
+    ready = config.translate_weights != "none"
+    if "translate" in stages and ready:
+        load_weights(Path(config.translate_weights), new_unit(config).unit)
+    elif "translate" in stages and config.translate_lambda_perceptual:
         content_features(config.translate_perceptual_network, config.translate_perceptual_weights)
     if "choose" in stages and config.choose_method == "distance":
         level_statistics(config.choose_encoder, config.choose_weights)

@@ -60,6 +60,8 @@ class AdaptConfig(Settings):
 
     translate_steps: int = Field(100_000, ge=1)
     """Optimiser steps of UNIT. Not published; 1,000,000 at batch 1 is its authors' default."""
+    translate_weights: str = "none"
+    """Use the UNIT that another run has trained, its translate/unit.safetensors, and train none."""
     translate_batch_size: int = Field(1, ge=1)
     """Images of each domain a step. Published: its authors' default, 1."""
     translate_crop_px: int = Field(512, ge=32)

@@ -13,6 +13,7 @@ later code; initial weights are CycleGAN's.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -164,8 +165,16 @@ def unit_step(
 
 
 def train_unit(work: Workspace, stage: Stage) -> None:
-    """UNIT between the source's and the target's training images; neither needs a mask."""
+    """UNIT between the source's and the target's training images; neither needs a mask.
+
+    With ``translate_weights`` another run's UNIT is taken as it is.
+    """
     config: AdaptConfig = work.config
+    if config.translate_weights != "none":
+        unit = new_unit(config).unit
+        load_weights(Path(config.translate_weights), unit)
+        save_weights(stage.path / "unit.safetensors", unit)
+        return
     rows = {"a": domain_rows(work, "source", "train"), "b": domain_rows(work, "target", "train")}
     features = None
     if config.translate_lambda_perceptual:

@@ -1,0 +1,327 @@
+"""`fewmask adapt` on CamVid, day to dusk and day to a declared synthetic night.
+
+Units of (set, row, seed); a unit is one call of the real command line. A finished unit is skipped,
+a stopped one goes on where it was. Results are kept in ``OUT/units``.
+
+    python benchmarks/adapt_camvid.py --data CAMVID                     # all that is missing
+    python benchmarks/adapt_camvid.py --data CAMVID --row best --seed 0
+    python benchmarks/adapt_camvid.py --aggregate                       # results and table only
+
+Source: the day sequences of train, with masks. Target: the train frames of the dusk sequence
+(0001TP), without. Test: its test frames. ``dark`` is the same with every dusk frame darkened
+(:func:`darkened`); no method knows how.
+
+All rows take the same network, augmentation, batches of labelled images and number of steps.
+``gap_closed`` is (row - source only) / (oracle - source only) of the same seed, in mean IoU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import shutil
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from zlib import crc32
+
+import numpy as np
+import yaml
+from PIL import Image
+
+from recording import HERE, commit, machine, write_results, write_table
+
+SEEDS = (0, 1, 2)
+SETS = ("dusk", "dark")
+STEPS = 400
+"""Before self-training, and again in it; rows without self-training take both at once."""
+
+COMMON: dict[str, Any] = {
+    "image_size": 192,
+    "image_width": 256,
+    "segment_min_steps": STEPS,
+    "adapt_steps": STEPS,
+    "render_methods": [],
+    "adapt_method": "none",
+    "controls_source_only": False,
+    "controls_oracle": False,
+}
+UNIT = {
+    "render_methods": ["unit"],
+    "translate_width": 24,
+    "translate_blocks": 2,
+    "translate_crop_px": 128,
+    "translate_scales": 2,
+    "translate_discriminator_width": 24,
+    "translate_steps": 2500,
+    "translate_perceptual_network": "tf_efficientnet_lite0",
+    "translate_perceptual_weights": "packaged",
+}
+"""UNIT small enough for two cores; the published sizes are preset paper's."""
+PLAIN_UNIT = {**UNIT, "translate_lambda_perceptual": 0.0}
+WHOLE = {"segment_min_steps": 2 * STEPS}
+"""For rows without self-training."""
+ROUNDS = {
+    "adapt_method": "rounds", "adapt_keep": 1.0, "adapt_stop_if_worse": False,
+    "choose_share": 0.1,
+}  # fmt: skip
+"""Published self-training: every pixel a label, no criterion; 0.1 chooses 30 of the 62 frames."""
+COMBINED = {"adapt_loss": "combined"}
+TWO = {"adapt_rounds": 2, "adapt_steps": STEPS // 2}
+CHEAP = ["histogram", "lab", "fourier", "gamma"]
+OURS: dict[str, Any] = {
+    "render_methods": CHEAP, "render_copies": 4, "segment_rare_classes": True,
+    "adapt_method": "teacher",
+}  # fmt: skip
+
+ROWS: dict[str, dict[str, Any]] = {
+    "source only": {**WHOLE, "controls_oracle": True},
+    "+ self-training": ROUNDS,
+    "+ translated, UNIT without perceptual loss": {**PLAIN_UNIT, **WHOLE},
+    "+ translated, UNIT with perceptual loss": {**UNIT, **WHOLE},
+    "UNIT, self-training on all": {**UNIT, **ROUNDS},
+    "UNIT, histogram choice": {**UNIT, **ROUNDS, "choose_method": "histogram"},
+    "UNIT, histogram choice, combined loss": {
+        **UNIT, **ROUNDS, **COMBINED, "choose_method": "histogram",
+    },
+    "UNIT, distance choice": {**UNIT, **ROUNDS, "choose_method": "distance"},
+    "UNIT, distance choice, combined loss": {
+        **UNIT, **ROUNDS, **COMBINED, "choose_method": "distance",
+    },
+    "UNIT, distance choice, combined loss, two rounds": {
+        **UNIT, **ROUNDS, **COMBINED, **TWO, "choose_method": "distance",
+    },
+    **{f"translated, {method}": {**WHOLE, "render_methods": [method]} for method in CHEAP},
+    "translated, all cheap ones": {**WHOLE, "render_methods": CHEAP, "render_copies": 4},
+    "teacher": {**OURS, "render_methods": [], "segment_rare_classes": False},
+    "best": OURS,
+}  # fmt: skip
+METRICS = ("miou_foreground", "fwiou", "pixel_accuracy", "class_accuracy")
+SHORT = {"miou_foreground": "miou"}
+
+
+def darkened(image: np.ndarray, stem: str) -> np.ndarray:
+    """The declared synthetic night: round(255 clip(0.3 (x / 255)^1.8 (0.85, 0.95, 1.15) + 0.02 n)).
+
+    Args:
+        image: (H, W, 3) uint8.
+        stem: Of the file; its CRC-32 seeds the noise n, standard normal.
+    """
+    noise = np.random.default_rng(crc32(stem.encode())).standard_normal(image.shape)
+    dark = 0.3 * (image / 255) ** 1.8 * np.array([0.85, 0.95, 1.15]) + 0.02 * noise
+    return np.round(255 * np.clip(dark, 0, 1)).astype(np.uint8)
+
+
+def prepare(camvid: Path, out: Path) -> None:
+    """Folders of both sets in CamVid's own layout: source, and target and test of each."""
+    if out.exists():
+        return
+    making = out.with_name(f".making-{out.name}")
+    shutil.rmtree(making, ignore_errors=True)
+    for line in csv.DictReader((camvid / "sequences.csv").open()):
+        split, stem, dusk = line["split"], line["stem"], line["sequence"] == "0001TP"
+        image = camvid / "images" / split / f"{stem}.jpg"
+        mask = camvid / "masks" / split / f"{stem}.png"
+        places = [f"{name}-{'target' if split == 'train' else 'test'}" for name in SETS]
+        if not image.exists() or split == "val" or (split == "test" and not dusk):
+            continue
+        for place in places if dusk else ["source"]:
+            for folder in (split, f"{split}annot"):
+                (making / place / folder).mkdir(parents=True, exist_ok=True)
+            shutil.copy(mask, making / place / f"{split}annot")
+            if place.startswith("dark"):
+                pixels = darkened(np.asarray(Image.open(image).convert("RGB")), stem)
+                Image.fromarray(pixels).save(making / place / split / f"{stem}.png")
+            else:
+                shutil.copy(image, making / place / split)
+    making.rename(out)
+
+
+def run_unit(name: str, which: str, seed: int, out: Path, threads: int) -> None:
+    """Run the command of one unit, or go on with it, and keep its table."""
+    label = f"{which}-{list(ROWS).index(name):02d}-seed{seed}"
+    unit, run = out / "units" / f"{label}.json", out / "runs" / label
+    if unit.exists():
+        return
+    settings = {**COMMON, **ROWS[name]}
+    if "unit" in settings["render_methods"]:
+        plain = "translate_lambda_perceptual" in settings
+        trained = unit_weights(which, plain, out, threads)
+        settings["translate_weights"] = str(trained)
+    config = out / "settings" / f"{label}.yaml"
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(yaml.safe_dump(settings))
+    measured = commit()
+    folders = {name: out / "data" / f"{which}-{name}" for name in ("target", "test")}
+    call(run, ["--source", str(out / "data" / "source"), "--config", str(config),
+               *(f"--{name}={path}" for name, path in folders.items()), f"--seed={seed}",
+               *([f"--threads={threads}"] if threads else [])])  # fmt: skip
+    summary = json.loads((run / "metrics.json").read_text())
+    record = {
+        "set": which,
+        "row": name,
+        "seed": seed,
+        "settings": ROWS[name],
+        "commit": measured,
+        "date": time.strftime("%Y-%m-%d"),
+        "machine": machine(),
+        "n": summary["n"],
+        "minutes": summary["minutes"],
+        "peak_gb": summary["peak_gb"],
+        "checks": summary["checks"],
+        "table": summary["rows"],
+    }
+    unit.parent.mkdir(parents=True, exist_ok=True)
+    unit.with_suffix(".tmp").write_text(json.dumps(record, indent=1))
+    unit.with_suffix(".tmp").rename(unit)
+
+
+def unit_weights(which: str, plain: bool, out: Path, threads: int) -> Path:
+    """UNIT, trained once for each set and loss with seed 0, and used by all rows and seeds."""
+    run = out / "runs" / f"{which}-unit{'-plain' if plain else ''}"
+    if not (run / "metrics.json").exists():
+        config = out / "settings" / f"{run.name}.yaml"
+        config.parent.mkdir(parents=True, exist_ok=True)
+        settings = {**COMMON, **(PLAIN_UNIT if plain else UNIT), "segment_min_steps": 1}
+        config.write_text(yaml.safe_dump(settings))
+        call(run, ["--source", str(out / "data" / "source"), "--config", str(config),
+                   f"--target={out / 'data' / f'{which}-target'}",
+                   *([f"--threads={threads}"] if threads else [])])  # fmt: skip
+    return next(run.glob("*-translate/unit.safetensors")).resolve()
+
+
+def call(run: Path, arguments: list[str]) -> None:
+    """Start a run, or go on with it."""
+    words = ["adapt", "-o", str(run), "--preset", "best", *arguments]
+    if (run / "run.yaml").exists():
+        words = ["resume", str(run)]
+    print(f"{run.name}: fewmask {' '.join(words)}", flush=True)
+    subprocess.run([sys.executable, "-m", "fewmask", *words], check=True)
+
+
+def lines_of(unit: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The lines of a run's table that are rows here: its result, and an oracle."""
+    for line in unit["table"]:
+        if line["kind"] == "result":
+            yield unit["row"], line
+        elif line["kind"] == "oracle":
+            yield "oracle", line
+        elif unit["row"] == "source only" and line["name"] in {
+            "most frequent class", "prior of the place",
+        }:  # fmt: skip
+            yield line["name"], line
+
+
+def aggregate(out: Path) -> None:
+    """Means and deviations over the finished units, to the results file and the table."""
+    units = [json.loads(path.read_text()) for path in sorted((out / "units").glob("*.json"))]
+    if not units:
+        raise SystemExit(f"no finished unit in {out / 'units'}")
+    rows = []
+    for which in SETS:
+        found: dict[str, dict[int, tuple[dict[str, Any], dict[str, Any]]]] = {}
+        for unit in (unit for unit in units if unit["set"] == which):
+            for name, line in lines_of(unit):
+                found.setdefault(name, {})[unit["seed"]] = (unit, line)
+        order = ["most frequent class", "prior of the place", *ROWS, "oracle"]
+        rows += [_row(name, which, found) for name in order if name in found]
+    tested = "/".join(sorted({str(unit["n"]) for unit in units}))
+    path = write_results(
+        "adapt_camvid",
+        "python benchmarks/adapt_camvid.py --data CAMVID",
+        rows,
+        machine="; ".join(sorted({unit["machine"] for unit in units})),
+        data=f"CamVid: 305 day frames with masks, 62 dusk frames without, {tested} to test on",
+    )
+    write_table(
+        "adapt_camvid",
+        ["row", "seeds", "mIoU", "FWIoU", "accuracy", "class accuracy", "gap closed", "minutes"],
+        [_cells(row) for row in rows],
+    )
+    print(f"{len(units)} units in {path.relative_to(HERE.parent)}")
+
+
+def _row(name: str, which: str, found: dict[str, Any]) -> dict[str, Any]:
+    by_seed = found[name]
+    first_unit, first = next(iter(by_seed.values()))
+    metrics: dict[str, list[float]] = {}
+    for seed, (_, line) in sorted(by_seed.items()):
+        scores = line["metrics"]
+        wanted = [*METRICS, *(key for key in scores if key.startswith("iou.pooled.")
+                              and not key.endswith(".ci95"))]  # fmt: skip
+        for metric in wanted:
+            if scores[metric] is not None:
+                metrics.setdefault(SHORT.get(metric, metric), []).append(scores[metric])
+        ends = [found.get(end, {}).get(seed) for end in ("source only", "oracle")]
+        if all(ends):
+            floor, ceiling = (end[1]["metrics"]["miou_foreground"] for end in ends)
+            metrics.setdefault("gap", []).append(ceiling - floor)
+            closed = (scores["miou_foreground"] - floor) / (ceiling - floor)
+            metrics.setdefault("gap_closed", []).append(closed)
+    seeds = [unit for unit, _ in by_seed.values()]
+    return {
+        "name": f"{name}, {which}",
+        "kind": "result" if name == "best" else first["kind"],
+        "settings": first_unit["settings"],
+        "commits": sorted({unit["commit"] for unit in seeds}),
+        "dates": sorted({unit["date"] for unit in seeds}),
+        "seeds": sorted(by_seed),
+        "n": first_unit["n"],
+        "label_cost": {"source_masks": 305, "target_masks": first["masks_used"]},
+        "metrics": {key: round(statistics.fmean(of), 5) for key, of in metrics.items()},
+        "sd": {key: round(statistics.stdev(of), 5) for key, of in metrics.items() if len(of) > 1},
+        "by_seed": {key: [round(value, 5) for value in metrics[key]]
+                    for key in ("miou", "gap_closed") if key in metrics},
+        "checks": [unit["checks"] for unit in seeds],
+        "minutes": round(statistics.fmean(unit["minutes"] for unit in seeds), 1),
+        "peak_gb": max(unit["peak_gb"] for unit in seeds),
+    }  # fmt: skip
+
+
+def _cells(row: dict[str, Any]) -> list[str]:
+    def score(name: str) -> str:
+        if name not in row["metrics"]:
+            return ""
+        deviation = f" ± {row['sd'][name]:.3f}" if name in row["sd"] else ""
+        return f"{row['metrics'][name]:.3f}{deviation}"
+
+    names = ("miou", "fwiou", "pixel_accuracy", "class_accuracy", "gap_closed")
+    bold = "**" if row["kind"] == "result" and row["name"].startswith("best") else ""
+    return [
+        f"{bold}{row['name']}{bold}",
+        ", ".join(map(str, row["seeds"])),
+        *(score(name) for name in names),
+        f"{row['minutes']:.1f}",
+    ]
+
+
+def main() -> None:
+    """Run the units that are missing, then aggregate all."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--data", type=Path, help="CamVid with images/, masks/ and sequences.csv")
+    parser.add_argument("--row", choices=ROWS, nargs="+", help="default: all")
+    parser.add_argument("--set", choices=SETS, nargs="+", default=SETS, help="default: both")
+    parser.add_argument("--seed", type=int, nargs="+", default=SEEDS, help="default: 0, 1 and 2")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; default: all cores")
+    parser.add_argument("--out", type=Path, default=Path("runs/adapt_camvid"))
+    parser.add_argument("--aggregate", action="store_true", help="run nothing")
+    given = parser.parse_args()
+    if not given.aggregate:
+        if given.data is None:
+            parser.error("--data FOLDER or --aggregate")
+        given.out.mkdir(parents=True, exist_ok=True)
+        prepare(given.data, given.out / "data")
+        for seed in given.seed:
+            for which in given.set:
+                for row in given.row or ROWS:
+                    run_unit(row, which, seed, given.out, given.threads)
+    aggregate(given.out)
+
+
+if __name__ == "__main__":
+    main()
