@@ -1,16 +1,32 @@
 """What the teacher's labels are, and what is mixed from them."""
 
-import numpy as np
-import torch
+from types import SimpleNamespace
 
-from fewmask.pipelines.adapt_teaching import mixed_lesson, pseudo_labels
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fewmask.config import resolve
+from fewmask.losses.segmentation import cross_entropy
+from fewmask.pipelines import adapt_teaching
+from fewmask.pipelines.adapt_config import PRESETS, AdaptConfig
+from fewmask.pipelines.adapt_teaching import (
+    label_images,
+    mixed_lesson,
+    pseudo_labels,
+    teacher,
+    trust_in,
+    use_statistics_of,
+    view_agreement,
+)
 
 
 def draw(seed=0):
     return np.random.default_rng(seed)
 
 
-def teacher(n=3, c=4, h=6, w=8):
+def scores(n=3, c=4, h=6, w=8):
     torch.manual_seed(0)
     return (torch.randn(n, c, h, w) * torch.tensor([6.0, 3.0, 1.0, 0.5]).view(1, 4, 1, 1)).softmax(
         1
@@ -19,7 +35,7 @@ def teacher(n=3, c=4, h=6, w=8):
 
 class TestPseudoLabels:
     def test_each_class_keeps_the_same_share_however_sure_the_teacher_is_of_it(self):
-        probs = teacher()
+        probs = scores()
         labels, best = pseudo_labels(probs, 0.5), probs.argmax(1)
         for k in range(4):
             own = best == k
@@ -28,14 +44,14 @@ class TestPseudoLabels:
             assert set(labels[own].tolist()) <= {k, 255}
 
     def test_what_is_kept_is_surer_than_what_is_not(self):
-        probs = teacher()
+        probs = scores()
         labels, (sure, best) = pseudo_labels(probs, 0.3), probs.max(1)
         for k in range(4):
             kept, left = sure[labels == k], sure[(best == k) & (labels == 255)]
             assert kept.min() >= left.max() - 1e-3
 
     def test_all(self):
-        probs = teacher()
+        probs = scores()
         assert torch.equal(pseudo_labels(probs, 1.0), probs.argmax(1))
 
 
@@ -47,11 +63,11 @@ class TestMixedLesson:
         truth[:, 0, :3] = 255
         labels = torch.randint(4, 7, (3, 6, 8))
         labels[:, :3] = 255
-        return source, truth, target, labels
+        return source, truth, target, labels, torch.tensor([0.5, 0.25, 1.0])
 
     def test_image_label_and_weight_come_from_the_same_domain_at_every_pixel(self):
-        source, truth, target, labels = self.parts()
-        lesson = mixed_lesson(source, truth, target, labels, draw())
+        source, truth, target, labels, trust = self.parts()
+        lesson = mixed_lesson(source, truth, target, labels, trust, draw())
         for i in range(3):
             s = i % 2
             pasted = (lesson.image[i] == source[s]).all(0)
@@ -60,12 +76,12 @@ class TestMixedLesson:
             assert torch.equal(lesson.target[i][pasted], truth[s][pasted])
             assert torch.equal(lesson.target[i][~pasted], labels[i][~pasted])
             assert (lesson.weight[i][pasted] == 1).all()
-            assert torch.allclose(lesson.weight[i][~pasted], torch.tensor(0.5))
+            assert (lesson.weight[i][~pasted] == trust[i]).all()
             assert 255 not in truth[s][pasted]
 
     def test_whole_classes_are_pasted(self):
-        source, truth, target, labels = self.parts()
-        lesson = mixed_lesson(source, truth, target, labels, draw())
+        source, truth, target, labels, trust = self.parts()
+        lesson = mixed_lesson(source, truth, target, labels, trust, draw())
         pasted = set(lesson.target[0].unique().tolist()) & {0, 1, 2, 3}
         assert len(pasted) == 2
         for k in pasted:
@@ -83,3 +99,155 @@ class TestMixedLesson:
         copies = [part.clone() for part in parts]
         mixed_lesson(*parts, draw())
         assert all(torch.equal(a, b) for a, b in zip(parts, copies, strict=True))
+
+
+class TestTrust:
+    def test_is_the_share_of_sure_pixels(self):
+        probs = torch.tensor([[[[0.95, 0.6]], [[0.05, 0.4]]], [[[0.1, 0.01]], [[0.9, 0.99]]]])
+        assert trust_in(probs, probs.argmax(1), 0.9).tolist() == [0.5, 0.5]
+        assert trust_in(probs, probs.argmax(1), 0.5).tolist() == [1, 1]
+
+    def test_of_labels_that_are_left_out_none_is_sure(self):
+        labels = torch.tensor([[[0, 255]]])
+        assert trust_in(torch.ones(1, 1, 1, 2), labels, 0).tolist() == [0.5]
+
+
+class Net(nn.Module):
+    """Class 0 where an image is dark, 1 where it is bright, after batch normalisation."""
+
+    def __init__(self):
+        super().__init__()
+        self.norm = nn.BatchNorm2d(1, affine=False)
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, image):
+        level = self.norm(image.mean(1, keepdim=True)) * self.scale
+        return torch.cat([-4 * level, 4 * level], 1)
+
+
+def halves(n, dark=40, bright=80):
+    """Images (n, 8, 8, 3): dark left, bright right."""
+    images = np.full((n, 8, 8, 3), dark, np.uint8)
+    images[:, :, 4:] = bright
+    return images
+
+
+class TestStatistics:
+    def test_a_network_blind_to_a_dark_domain_sees_by_its_statistics(self):
+        net, images = Net().eval(), halves(5)
+        net.norm.running_mean += 0.7  # of a bright domain: here all is class 0
+        assert (label_images(net, images, range(5), 2, 1.0, "single") == 0).all()
+        use_statistics_of(net, images, range(5))
+        labels = label_images(net, images, range(5), 2, 1.0, "single")
+        assert (labels[:, :, :4] == 0).all()
+        assert (labels[:, :, 4:] == 1).all()
+        assert net.norm.running_mean.item() == pytest.approx(60 / 255)
+        assert not net.training
+
+
+class TestLabels:
+    def test_only_the_surest_share_of_each_class_over_all_images_is_kept(self):
+        images = np.concatenate([halves(2), halves(2, 55, 65)])  # clear images, faint images
+        net = Net().eval()
+        use_statistics_of(net, images, range(4))
+        labels = label_images(net, images, [0, 1, 2, 3], 2, 0.5, "mirror")
+        assert (labels[:2, :, 4:] == 1).all()
+        assert (labels[2:] == 255).all()
+
+    def test_rows_are_labelled_in_their_order(self):
+        images = np.concatenate([halves(1), halves(1)[:, :, ::-1]])
+        net = Net().eval()
+        use_statistics_of(net, images, [0, 1])
+        labels = label_images(net, images, [1, 0], 2, 1.0, "single")
+        assert (labels[0, :, 0], labels[1, :, 0]) == (pytest.approx(1), pytest.approx(0))
+
+
+class TestAgreement:
+    def test_of_labels_that_follow_the_image_is_high(self):
+        net, images = Net().eval(), halves(4, 10, 200)
+        use_statistics_of(net, images, range(4))
+        assert view_agreement(net, images, range(4), [0, 1]) > 0.7
+
+    def test_of_a_network_that_has_forgotten_a_class_cannot_be_full(self):
+        class Constant(Net):
+            def forward(self, image):
+                zeros = torch.zeros_like(image[:, :1])
+                return torch.cat([zeros + 1, zeros], 1)
+
+        images = halves(4)
+        assert view_agreement(Constant().eval(), images, range(4), [0, 1]) == 0.5
+        assert view_agreement(Constant().eval(), images, range(4), [0]) == 1
+
+    def test_of_labels_tied_to_the_place_is_low(self):
+        class Left(Net):
+            def forward(self, image):
+                right = torch.zeros_like(image[:, :1])
+                right[..., right.shape[-1] // 2 :] = 1
+                return torch.cat([1 - right, right], 1)
+
+        assert view_agreement(Left().eval(), halves(4), range(4), [0, 1]) == 0
+
+
+class TestTeach:
+    def parts(self, **changes):
+        config = resolve(AdaptConfig, PRESETS, "smoke", overrides=changes)
+        work = SimpleNamespace(config=config, images=halves(6))
+        image = torch.rand(2, 3, 8, 8)
+        target = torch.randint(0, 2, (2, 8, 8))
+        student, average = Net().train(), Net()
+        return teacher(work, range(6), "taught"), (3, image, target, student, average)
+
+    def test_the_student_gets_a_gradient_and_the_teacher_none(self):
+        teach, arguments = self.parts()
+        teach(*arguments).backward()
+        student, average = arguments[3:]
+        assert student.scale.grad is not None
+        assert average.scale.grad is None
+
+    @pytest.mark.parametrize("by_batch", [True, False])
+    def test_the_teachers_statistics_stay(self, by_batch):
+        teach, arguments = self.parts(adapt_target_statistics=by_batch)
+        average = arguments[4]
+        before = average.norm.running_mean.clone(), average.norm.running_var.clone()
+        teach(*arguments)
+        assert torch.equal(average.norm.running_mean, before[0])
+        assert torch.equal(average.norm.running_var, before[1])
+
+    def test_the_teacher_labels_by_the_statistics_of_its_batch(self, monkeypatch):
+        seen = {}
+
+        def keep(probs, share):
+            seen["labels"] = probs.argmax(1)
+            return pseudo_labels(probs, share)
+
+        monkeypatch.setattr(adapt_teaching, "pseudo_labels", keep)
+        for by_batch in (True, False):
+            teach, arguments = self.parts(adapt_target_statistics=by_batch)
+            arguments[4].norm.running_mean += 0.7
+            teach(*arguments)
+            assert (len(seen["labels"].unique()) == 2) is by_batch
+
+    def test_a_step_is_a_function_of_its_number(self):
+        teach, arguments = self.parts()
+        torch.manual_seed(5)
+        first = teach(*arguments)
+        torch.manual_seed(6)
+        assert torch.equal(teach(*arguments), first)
+        assert not torch.equal(teach(4, *arguments[1:]), first)
+
+    def test_the_weight_is_a_factor(self):
+        (one, arguments), (two, _) = self.parts(), self.parts(adapt_weight=2.0)
+        assert two(*arguments).item() == pytest.approx(2 * one(*arguments).item())
+
+    def test_without_trust_only_pasted_pixels_teach(self, monkeypatch):
+        seen = {}
+
+        def keep(logits, target, pixel_weight):
+            seen["weight"] = pixel_weight
+            return cross_entropy(logits, target, pixel_weight=pixel_weight)
+
+        monkeypatch.setattr(adapt_teaching, "cross_entropy", keep)
+        monkeypatch.setattr(adapt_teaching, "trust_in", lambda probs, *_: torch.zeros(len(probs)))
+        teach, arguments = self.parts()
+        teach(*arguments)
+        assert set(seen["weight"].unique().tolist()) == {0, 1}

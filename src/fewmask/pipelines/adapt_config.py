@@ -127,8 +127,11 @@ class AdaptConfig(Settings):
     """Highest rate of the schedule."""
     adapt_loss: Literal["ce", "focal", "combined"] = "ce"
     """Loss of the rounds. Published: cross-entropy, or combined (half focal, γ = 2)."""
-    adapt_keep: float = Field(0.7, gt=0, le=1)
+    adapt_keep: float = Field(1.0, gt=0, le=1)
     """Share of each class's pixels, the surest, that count as labels; 1, as published: all."""
+    adapt_sure_above: float = Field(0.9, ge=0, lt=1)
+    """Teacher: its labels of an image weigh as much as the share of their pixels of which it is
+    surer than this."""
     adapt_target_share: float = Field(0.21, gt=0, lt=1)
     """Rounds: share of target images in a batch. Published: 1,600 to 5,950, so 0.21."""
     adapt_batch_size: int = Field(4, ge=2)

@@ -1,9 +1,9 @@
 """Part of pipeline ``adapt``, ours: a teacher labels target images while the student learns.
 
-The teacher is the student's moving average. Of its labels each class keeps its surest pixels, the
-rest is ignored; half of the classes of a labelled source image are pasted over the target image, so
-that rare classes and their outlines are always taught by true labels too; and source images are
-drawn by what is rare on them.
+The teacher is the student's moving average. Its labels of an image weigh as much as it is sure of
+them; or each class keeps its surest pixels and the rest is ignored. Half of the classes of a
+labelled source image are pasted over the target image, so that rare classes and their outlines are
+always taught by true labels too; and source images are drawn by what is rare on them.
 
 Source: Tarvainen & Valpola 2017 (mean teacher), Tranheden et al. 2021 (DACS), Zou et al. 2018
 (class-balanced self-training), Hoyer et al. 2022 (DAFormer). Written from the papers.
@@ -69,38 +69,55 @@ def pseudo_labels(probs: Tensor, keep: float) -> Tensor:
     return torch.from_numpy(masks).long().to(probs.device)
 
 
+def trust_in(probs: Tensor, labels: Tensor, sure_above: float) -> Tensor:
+    """How far to believe the labels of each image: the share of them that are sure.
+
+    Args:
+        probs: (N, C, H, W) float in [0, 1], the teacher's.
+        labels: (N, H, W) int64 from :func:`pseudo_labels`; 255 is never sure.
+        sure_above: Probability above which a pixel is sure; 0 counts what is labelled.
+
+    Returns:
+        (N,) float32 in [0, 1].
+
+    Source: Tranheden et al. 2021, eq. 2.
+    """
+    sure = (probs.amax(1) > sure_above) & (labels != IGNORE_INDEX)
+    return sure.float().mean((1, 2))
+
+
 def mixed_lesson(
     source_image: Tensor,
     source_target: Tensor,
     image: Tensor,
     labels: Tensor,
+    trust: Tensor,
     rng: np.random.Generator,
 ) -> Lesson:
     """Paste half of the classes of each source image over a target image.
 
-    Pixels that the teacher has labelled weigh as much as it has labelled of the whole image: while
-    it is unsure, the student learns from it slowly. Pasted pixels weigh 1.
+    The teacher's pixels weigh as much as it is trusted on the whole image: while it is unsure, the
+    student learns from it slowly. Pasted pixels weigh 1.
 
     Args:
         source_image: (N, 3, H, W) float in [0, 1].
         source_target: (N, H, W) int64 true ids and 255.
         image: (M, 3, H, W) float in [0, 1], target images; each is paired with source ``i % N``.
         labels: (M, H, W) int64 from :func:`pseudo_labels`.
+        trust: (M,) float in [0, 1] from :func:`trust_in`.
         rng: Draws the classes.
 
-    Source: Tranheden et al. 2021, section 3.2 and eq. 2; the weight counts what is kept instead of
-        what is above one threshold for all classes.
+    Source: Tranheden et al. 2021, section 3.2.
     """
     lessons = []
     for i in range(len(image)):
         truth = source_target[i % len(source_target)]
         region = class_mix_region(truth, rng)
-        trust = (labels[i] != IGNORE_INDEX).float().mean()
         lessons.append(
             Lesson(
                 paste(region, source_image[i % len(source_image)], image[i]),
                 paste(region, truth, labels[i]),
-                paste(region, torch.ones_like(trust), trust).to(image.dtype),
+                paste(region, torch.ones_like(trust[i]), trust[i]).to(image.dtype),
             )
         )
     return Lesson(*(torch.stack(parts) for parts in zip(*lessons, strict=True)))
@@ -130,8 +147,10 @@ def teacher(work: Workspace, rows: Sequence[int], name: str) -> Teach:
         shown = _for_network(torch.stack(seen).to(image.device))
         _prepare_teacher(average, by_batch=config.adapt_target_statistics)
         with torch.no_grad():
-            labels = pseudo_labels(average(shown).softmax(1), config.adapt_keep)
-        lesson = mixed_lesson(image, target, shown, labels, rng)
+            probs = average(shown).softmax(1)
+        labels = pseudo_labels(probs, config.adapt_keep)
+        trust = trust_in(probs, labels, config.adapt_sure_above)
+        lesson = mixed_lesson(image, target, shown, labels, trust, rng)
         altered = [strong(x, None, *names, "strong", i)[0] for i, x in enumerate(lesson.image)]
         logits = network(_for_network(torch.stack(altered)))
         loss = cross_entropy(logits, lesson.target, pixel_weight=lesson.weight)
