@@ -104,7 +104,8 @@ def test_day_frames_are_the_source_and_dusk_frames_target_and_test_of_both_sets(
     adapt_camvid.prepare(camvid, tmp_path / "out")
     found = {p.relative_to(tmp_path / "out").as_posix() for p in (tmp_path / "out").rglob("*.*")}
     both = {
-        f"{name}-{place}/{split}{annot}/0001TP_{split}.{'png' if annot or name == 'dark' else 'jpg'}"
+        f"{name}-{place}/{split}{annot}/0001TP_{split}."
+        + ("png" if annot or name == "dark" else "jpg")
         for name in ("dusk", "dark")
         for place, split in (("target", "train"), ("test", "test"))
         for annot in ("", "annot")
