@@ -28,8 +28,8 @@ LEGEND = (
     ("label-free", "no mask helped to choose the threshold."),
     (
         "gap closed",
-        "0 at the best label-free control, 1 at full supervision; of adapt, from source only to the "
-        "oracle.",
+        "0 at the best label-free control, 1 at full supervision; of adapt, from source only to "
+        "the oracle.",
     ),
 )
 
