@@ -44,6 +44,7 @@ STEPS = 400
 COMMON: dict[str, Any] = {
     "image_size": 192,
     "image_width": 256,
+    "segment_batch_size": 4,
     "segment_min_steps": STEPS,
     "adapt_steps": STEPS,
     "render_methods": [],
@@ -81,6 +82,7 @@ OURS: dict[str, Any] = {
 
 ROWS: dict[str, dict[str, Any]] = {
     "source only": {**WHOLE, "controls_oracle": True},
+    "source only, drawn by rare classes": {**WHOLE, "segment_rare_classes": True},
     "+ self-training": ROUNDS,
     "+ translated, UNIT without perceptual loss": {**PLAIN_UNIT, **WHOLE},
     "+ translated, UNIT with perceptual loss": {**UNIT, **WHOLE},

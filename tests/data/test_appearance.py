@@ -14,6 +14,7 @@ from fewmask.data.appearance import (
     histogram_match,
     lab_statistics,
     noise_level,
+    with_noise_of,
 )
 
 
@@ -144,3 +145,18 @@ class TestGammaNoise:
         first, second = (gamma_noise(smooth, noisy, np.random.default_rng(s)) for s in (1, 1))
         assert np.array_equal(first, second)
         assert not np.array_equal(first, gamma_noise(smooth, noisy, np.random.default_rng(2)))
+
+
+class TestNoise:
+    def test_the_image_gets_the_noise_of_the_reference_and_keeps_its_light(self):
+        rng = np.random.default_rng(3)
+        smooth = np.full((64, 64, 3), 40, np.uint8)
+        noisy = np.clip(90 + rng.normal(0, 5, (64, 64, 3)), 0, 255).astype(np.uint8)
+        out = with_noise_of(smooth, noisy, draw())
+        assert noise_level(out) == pytest.approx(5, rel=0.1)
+        assert out.mean() == pytest.approx(40, abs=0.2)
+
+    def test_an_image_that_is_noisier_stays_as_it_is(self):
+        rng = np.random.default_rng(3)
+        noisy = np.clip(90 + rng.normal(0, 5, (64, 64, 3)), 0, 255).astype(np.uint8)
+        assert np.array_equal(with_noise_of(noisy, np.full((8, 8, 3), 7, np.uint8), draw()), noisy)

@@ -114,9 +114,28 @@ def gamma_noise(image: np.ndarray, reference: np.ndarray, rng: np.random.Generat
         span = high - middle
         power = np.clip((to_high - to_middle) / span, 0.25, 4.0) if span > 1e-3 else 1.0
         result[..., channel] = np.exp(to_middle + power * (np.log(values[..., channel]) - middle))
-    missing = np.sqrt(max(noise_level(wanted) ** 2 - noise_level(result) ** 2, 0.0))
-    noisy = result + missing * rng.standard_normal(result.shape)
-    return _to_bytes(noisy * 256 - 0.5)
+    return _to_bytes(_noisy(result, noise_level(wanted), rng) * 256 - 0.5)
+
+
+def with_noise_of(image: np.ndarray, reference: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Add white noise until the noise level is the reference's; one that is noisier stays.
+
+    A dark image lies within a few grey levels: without noise, translations into the dark have steps
+    there that no camera makes, and a network learns to rely on them.
+
+    Args:
+        image: To be changed.
+        reference: From the other domain.
+        rng: Draws the noise.
+
+    Differs: A part of our baselines.
+    """
+    return _to_bytes(_noisy(image.astype(np.float64), noise_level(reference), rng))
+
+
+def _noisy(image: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
+    missing = np.sqrt(max(level**2 - noise_level(image) ** 2, 0.0))
+    return image + missing * rng.standard_normal(image.shape)
 
 
 def noise_level(image: np.ndarray) -> float:

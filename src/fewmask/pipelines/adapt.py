@@ -45,7 +45,7 @@ import torch
 from torch import nn
 
 from fewmask.conventions import IGNORE_INDEX
-from fewmask.data.appearance import TRANSLATIONS, Translate
+from fewmask.data.appearance import TRANSLATIONS, Translate, with_noise_of
 from fewmask.data.folder import DataFolder
 from fewmask.data.light import light_score
 from fewmask.data.loading import Stacked, steps_per_epoch
@@ -182,7 +182,10 @@ def render(work: Workspace, stage: Stage) -> None:
     for i in loop:
         rng = generator(config.seed, stage.label, i)
         image, reference = work.images[source[i % len(source)]], work.images[references[i]]
-        rendered[i] = by_name[origins[i]["method"]](image, reference, rng)
+        made = by_name[origins[i]["method"]](image, reference, rng)
+        if config.render_noise and origins[i]["method"] != "unit":
+            made = with_noise_of(made, reference, rng)
+        rendered[i] = made
     rendered.flush()
     stage.write_json("rendered.json", origins)
 

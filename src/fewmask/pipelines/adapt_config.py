@@ -103,6 +103,8 @@ class AdaptConfig(Settings):
     gamma, which take their light from a random target image. Empty: none."""
     render_copies: int = Field(1, ge=1)
     """Translated copies of each labelled image."""
+    render_noise: bool = True
+    """Add to cheap translations the noise of the target image that they lack."""
     render_share: float = Field(0.5, ge=0, le=1)
     """Share of translated images among the labelled ones of a batch, on average."""
 
