@@ -121,10 +121,10 @@ def test_the_report_shows_translations_and_says_what_the_criterion_found(finishe
     html = (run / "report.html").read_text()
     assert "translation 1" in html
     assert "Label-free criterion" in html
-    agreement = table["checks"]["adapt.agreement"]
-    assert len(agreement) == 2
-    assert all(0 <= value <= 1 for value in agreement)
-    assert table["checks"]["adapt.stopped"] == (agreement[1] < agreement[0])
+    found = table["checks"]["adapt.information"]
+    assert len(found) == 2
+    assert all(0 <= value <= np.log(8) for value in found)
+    assert table["checks"]["adapt.stopped"] == (found[1] < found[0])
     assert (table["checks"]["adapt.kept"] == "the start") == table["checks"]["adapt.stopped"]
 
 
@@ -229,7 +229,7 @@ def test_rounds_go_on_from_the_checkpoint_before_with_the_chosen_images(cheap):
     last = (stage / "round-2.safetensors").read_bytes()
     found = json.loads((stage / "adaptation.json").read_text())
     assert found["kept"] == "round-2"
-    assert len(found["agreement"]) == 3
+    assert len(found["information"]) == 3
     assert (stage / "adapted.safetensors").read_bytes() == last
     assert last != (stage / "round-1.safetensors").read_bytes()
 
@@ -241,16 +241,14 @@ def test_without_target_masks_and_controls_there_is_neither_gap_nor_oracle(cheap
     }
 
 
-def test_self_training_that_agrees_less_with_itself_is_stopped_and_said(
-    monkeypatch, fewmask, street, tmp_path
-):
+def test_self_training_that_tells_less_is_stopped_and_said(monkeypatch, fewmask, street, tmp_path):
     scores = iter([0.5, 0.4])
-    monkeypatch.setattr(adapt, "view_agreement", lambda *_: next(scores))
+    monkeypatch.setattr(adapt, "information", lambda *_: next(scores))
     run = tmp_path / "run"
     result = fewmask("adapt", *flags_of(street), "-o", run, *TINY, "--no-controls-source-only")
     assert result.code == 0, result.err
     found = json.loads((run / "7-adapt/adaptation.json").read_text())
-    assert found == {"agreement": [0.5, 0.4], "kept": "the start", "stopped": True}
+    assert found == {"information": [0.5, 0.4], "kept": "the start", "stopped": True}
     assert "stopped" in (run / "log.txt").read_text()
     assert "Self-training was stopped" in (run / "report.html").read_text()
     weights = [run / "weights/segmenter.safetensors", run / "6-segment/segmenter.safetensors"]

@@ -1,5 +1,6 @@
 """What the teacher's labels are, and what is mixed from them."""
 
+import math
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,13 +13,13 @@ from fewmask.losses.segmentation import cross_entropy
 from fewmask.pipelines import adapt_teaching
 from fewmask.pipelines.adapt_config import PRESETS, AdaptConfig
 from fewmask.pipelines.adapt_teaching import (
+    information,
     label_images,
     mixed_lesson,
     pseudo_labels,
     teacher,
     trust_in,
     use_statistics_of,
-    view_agreement,
 )
 
 
@@ -162,30 +163,42 @@ class TestLabels:
         assert (labels[0, :, 0], labels[1, :, 0]) == (pytest.approx(1), pytest.approx(0))
 
 
-class TestAgreement:
-    def test_of_labels_that_follow_the_image_is_high(self):
-        net, images = Net().eval(), halves(4, 10, 200)
-        use_statistics_of(net, images, range(4))
-        assert view_agreement(net, images, range(4), [0, 1]) > 0.7
+class Fixed(Net):
+    """The same probabilities for every pixel of the left half, others for the right."""
 
-    def test_of_a_network_that_has_forgotten_a_class_cannot_be_full(self):
-        class Constant(Net):
-            def forward(self, image):
-                zeros = torch.zeros_like(image[:, :1])
-                return torch.cat([zeros + 1, zeros], 1)
+    def __init__(self, left, right):
+        super().__init__()
+        self.log = [torch.tensor(half).log() for half in (left, right)]
 
-        images = halves(4)
-        assert view_agreement(Constant().eval(), images, range(4), [0, 1]) == 0.5
-        assert view_agreement(Constant().eval(), images, range(4), [0]) == 1
+    def forward(self, image):
+        n, _, h, w = image.shape
+        left, right = (half.view(1, -1, 1, 1).expand(n, -1, h, w // 2) for half in self.log)
+        return torch.cat([left, right], 3)
 
-    def test_of_labels_tied_to_the_place_is_low(self):
-        class Left(Net):
-            def forward(self, image):
-                right = torch.zeros_like(image[:, :1])
-                right[..., right.shape[-1] // 2 :] = 1
-                return torch.cat([1 - right, right], 1)
 
-        assert view_agreement(Left().eval(), halves(4), range(4), [0, 1]) == 0
+class TestInformation:
+    def test_is_the_mutual_information_of_pixel_and_class(self):
+        left, right = [0.9, 0.1], [0.2, 0.8]
+        mean = [(a + b) / 2 for a, b in zip(left, right, strict=True)]
+        naive = sum(
+            p * math.log(p / m) / 2
+            for half in (left, right)
+            for p, m in zip(half, mean, strict=True)
+        )
+        found = information(Fixed(left, right), halves(11), range(11))
+        assert found == pytest.approx(naive, rel=1e-5)
+
+    def test_sure_of_two_halves_is_one_bit_and_sure_of_one_class_is_none(self):
+        sure = Fixed([1 - 1e-9, 1e-9], [1e-9, 1 - 1e-9])
+        assert information(sure, halves(2), range(2)) == pytest.approx(math.log(2), rel=1e-4)
+        eaten = Fixed([1 - 1e-9, 1e-9], [1 - 1e-9, 1e-9])
+        assert information(eaten, halves(2), range(2)) == pytest.approx(0, abs=1e-5)
+
+    def test_only_the_asked_images_count(self):
+        images = np.concatenate([halves(1), np.full((1, 8, 8, 3), 40, np.uint8)])
+        net = Net().eval()
+        use_statistics_of(net, images[:1], [0])
+        assert information(net, images, [0]) > 0.5 > 0.1 > information(net, images, [1])
 
 
 class TestTeach:

@@ -47,7 +47,9 @@ def data():
     return TrainingSet(images, tags, range(16), Augmentation(mirror=True), seed=0, name="fit")
 
 
-def train(stage, *, norm=True, dropout=0.0, score=None, workers=0, **settings):
+def train(
+    stage, *, norm=True, dropout=0.0, score=None, workers=0, teach=None, shares=None, **settings
+):
     return fit(
         stage,
         Net(norm, dropout),
@@ -58,6 +60,8 @@ def train(stage, *, norm=True, dropout=0.0, score=None, workers=0, **settings):
         device=CPU,
         score=score,
         workers=workers,
+        teach=teach,
+        shares=shares,
     )
 
 
@@ -293,3 +297,42 @@ def test_the_average_of_a_short_training_has_forgotten_the_untrained_weights():
         expected = decay * expected + (1 - decay) * value if n else value
     assert average.module.weight.item() == pytest.approx(expected, rel=1e-4)
     assert average.module.weight.item() < 1  # a plain average would still be at 74
+
+
+ONE_STEP = {"epochs": 0, "min_steps": 1, "norm": False}
+
+
+def test_an_average_that_begins_at_the_start_keeps_it_by_its_decay(run):
+    """One step at decay 0.9: nine tenths of the start, one tenth of what the step has made."""
+    before = Net(False).head.weight.detach()
+    last = train(run.stage(1, "train", "last"), **ONE_STEP).head.weight.detach()
+    average = train(
+        run.stage(2, "train", "average"), ema_decay=0.9, ema_from_start=True, **ONE_STEP
+    ).head.weight.detach()
+    assert not torch.equal(last, before)
+    torch.testing.assert_close(average, 0.9 * before + 0.1 * last)
+
+
+def test_a_further_loss_adds_its_gradient_and_sees_batch_and_average(run):
+    """The same loss again is twice the gradient, which plain descent shows."""
+    before, seen = Net(False).head.weight.detach(), []
+
+    def teach(step, image, target, network, average):
+        seen.append((step, image.shape, average is network, average.training))
+        return functional.binary_cross_entropy_with_logits(network(image), target)
+
+    settings = {**ONE_STEP, "optimizer": "sgd", "schedule": "constant", "weight_decay": 0.0,
+                "ema_decay": 1e-12}  # fmt: skip
+    once = train(run.stage(1, "train", "once"), **settings).head.weight.detach() - before
+    twice = train(run.stage(2, "train", "twice"), teach=teach, **settings)
+    torch.testing.assert_close(twice.head.weight.detach() - before, 2 * once)
+    assert seen == [(0, (4, 3, 8, 8), False, True)]
+
+
+def test_shares_decide_what_is_drawn(run):
+    """Trained on one image alone, the others have no say."""
+    shares = np.zeros(16)
+    shares[3] = 1
+    one = weights(train(run.stage(1, "train", "one"), shares=shares, **ONE_STEP))
+    shares = np.roll(shares, 1)
+    assert weights(train(run.stage(2, "train", "other"), shares=shares, **ONE_STEP)) != one

@@ -44,7 +44,6 @@ import numpy as np
 import torch
 from torch import nn
 
-from fewmask.conventions import IGNORE_INDEX
 from fewmask.data.appearance import TRANSLATIONS, Translate, with_noise_of
 from fewmask.data.folder import DataFolder
 from fewmask.data.light import light_score
@@ -69,10 +68,10 @@ from fewmask.pipelines.adapt_rows import (
     remarks,
 )
 from fewmask.pipelines.adapt_teaching import (
+    information,
     label_images,
     teacher,
     use_statistics_of,
-    view_agreement,
 )
 from fewmask.pipelines.adapt_translation import (
     load_unit,
@@ -317,20 +316,19 @@ def train_segmenter(work: Workspace, stage: Stage) -> None:
 def adapt(work: Workspace, stage: Stage) -> None:
     """Self-training on target images; ended where it would fall below its own start.
 
-    Writes ``adapted.safetensors`` and ``adaptation.json``: ``agreement`` at the start and after
+    Writes ``adapted.safetensors`` and ``adaptation.json``: ``information`` at the start and after
     each round, which network was ``kept``, and whether it was ``stopped``.
     """
     config: AdaptConfig = work.config
     data, rows = labelled(work), chosen_rows(work)
-    classes = [int(k) for k in np.unique(data.targets[0][masked_rows(work, "source")])]
-    classes = [k for k in classes if k != IGNORE_INDEX]
     start = work.stages["segment"].path / "segmenter.safetensors"
     network = new_segmenter(config, work.num_classes, pretrained=False)
     load_weights(start, network)
     kept = network.to(work.device).eval()
-    agreement = [view_agreement(kept, work.images, rows, classes)]
+    found = [information(kept, work.images, rows)]
     name_kept, stopped = "the start", False
-    settings = _steps(work, config.adapt_steps, learning_rate=config.adapt_learning_rate)
+    rate = config.adapt_learning_rate
+    settings = _steps(work, config.adapt_steps, learning_rate=rate, ema_from_start=True)
     for number in range(1, config.total_rounds + 1):
         if config.adapt_method == "teacher":
             name = "taught"
@@ -348,18 +346,18 @@ def adapt(work: Workspace, stage: Stage) -> None:
             loss = config.adapt_loss
             network = _fit(work, stage, more, name, start=start, settings=settings, loss=loss)
             start = stage.path / f"{name}.safetensors"
-        agreement.append(view_agreement(network, work.images, rows, classes))
-        stopped = config.adapt_stop_if_worse and agreement[-1] < agreement[-2]
+        found.append(information(network, work.images, rows))
+        stopped = config.adapt_stop_if_worse and found[-1] < found[-2]
         if stopped:
             break
         kept, name_kept = network, name
     save_weights(stage.path / "adapted.safetensors", kept)
     stage.write_json(
-        "adaptation.json", {"agreement": agreement, "kept": name_kept, "stopped": stopped}
+        "adaptation.json", {"information": found, "kept": name_kept, "stopped": stopped}
     )
-    values = ", ".join(f"{value:.3f}" for value in agreement)
+    values = ", ".join(f"{value:.3f}" for value in found)
     end = "below its start: stopped, " if stopped else ""
-    work.run.log(f"{stage.label}: agreement between views {values}; {end}kept {name_kept}")
+    work.run.log(f"{stage.label}: information in the labels {values}; {end}kept {name_kept}")
 
 
 def controls(work: Workspace, stage: Stage) -> None:

@@ -144,8 +144,8 @@ class AdaptConfig(Settings):
     """Teacher: normalise by the statistics of target images: the teacher by its batch's, the
     result by those of all of them."""
     adapt_stop_if_worse: bool = True
-    """Keep the network that self-training started from where that agrees better with itself between
-    two views of the target images, a criterion without labels."""
+    """Keep the network that self-training started from where its labels of the target images hold
+    more information (they are sure, and no class has eaten another): a criterion without masks."""
 
     controls_source_only: bool = True
     """Where there are masks to measure by: the same network on the source images alone."""

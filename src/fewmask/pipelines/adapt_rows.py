@@ -151,7 +151,7 @@ def bill(works: Sequence[Workspace]) -> list[tuple[str, str, str]]:
 
 
 def checks(works: Sequence[Workspace]) -> dict[str, Any]:
-    """How far the network agrees with itself on target images, before and after self-training."""
+    """Information in the network's labels of target images, before and after self-training."""
     if "adapt" not in works[0].stages:
         return {}
     found = works[0].stages["adapt"].read_json("adaptation.json")
@@ -163,10 +163,10 @@ def remarks(works: Sequence[Workspace]) -> list[str]:
     found = checks(works)
     if not found:
         return []
-    values = " → ".join(f"{value:.3f}" for value in found["adapt.agreement"])
+    values = " → ".join(f"{value:.3f}" for value in found["adapt.information"])
     end = "Self-training was stopped and " if found["adapt.stopped"] else "By it, "
     return [
-        "Label-free criterion: mean IoU of the network's labels between two views of the target "
-        f"images, at the start and after each training: {values}. {end}{found['adapt.kept']} is "
-        "what this run hands out."
+        "Label-free criterion: mutual information of pixels and the network's labels on the target "
+        f"images, at the start and after each training: {values} nats. {end}{found['adapt.kept']} "
+        "is what this run hands out."
     ]

@@ -17,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.optim.swa_utils import update_bn
 
 from fewmask.conventions import IGNORE_INDEX
@@ -25,7 +24,6 @@ from fewmask.data.mixing import class_mix_region, paste
 from fewmask.data.transforms import Augmentation, to_unit
 from fewmask.losses.segmentation import cross_entropy
 from fewmask.masks.confidence import class_thresholds, confident_mask
-from fewmask.metrics.confusion import confusion_matrix
 from fewmask.pipelines.adapt_config import AdaptConfig
 from fewmask.randomness import generator
 from fewmask.training.fit import Teach
@@ -218,44 +216,35 @@ def label_images(
     return np.stack([confident_mask(image, thresholds) for image in probs()])
 
 
-def view_agreement(
-    network: nn.Module, images: np.ndarray, rows: Sequence[int], classes: Sequence[int]
-) -> float:
-    """How far a network agrees with itself between two views of the same images, in [0, 1].
+def information(network: nn.Module, images: np.ndarray, rows: Sequence[int]) -> float:
+    """What a network's labels tell about a pixel: H(mean of p) − mean of H(p), in nats.
 
-    The mean over classes of the IoU between the labels of an image and those of its mirrored,
-    smaller and recoloured self. A class that is found in neither view counts 0, so that a network
-    which has forgotten it does not gain by that. No mask is looked at.
+    It grows with every pixel that the network is surer of, and falls when a class eats another up:
+    self-training does both, and which of them prevails is seen here without a mask.
 
     Args:
         network: In eval mode.
         images: (N, H, W, 3) uint8.
         rows: Which of them.
-        classes: Those that the source's masks hold.
+
+    Returns:
+        Mutual information of pixel and class, 0 to log C.
+
+    Source: Bridle et al. 1991, eq. 5; to choose adapted networks by, Musgrave et al. 2022.
     """
     device = next(network.parameters()).device
-    counts: np.ndarray | int = 0
-    change = Augmentation(colour=COLOUR)
+    total, entropy, pixels = torch.zeros(()), 0.0, 0
     for chunk in _chunks(rows):
         stop_if_asked()
-        image = to_unit(images[chunk])
-        other = functional.interpolate(
-            image.flip(-1), scale_factor=0.75, mode="bilinear", antialias=True
-        )
-        other = torch.stack(
-            [change(x, None, "agreement", row)[0] for row, x in zip(chunk, other, strict=True)]
-        )
         with torch.no_grad():
-            logits = network(_for_network(image.to(device)))
-            second = functional.interpolate(
-                network(_for_network(other.to(device))), image.shape[-2:], mode="bilinear"
-            )
-        here, there = logits.argmax(1).cpu().numpy(), second.argmax(1).flip(-1).cpu().numpy()
-        counts += confusion_matrix(here, there, logits.shape[1])
-    matrix = np.asarray(counts)
-    hit = np.diag(matrix)
-    union = np.maximum(matrix.sum(0) + matrix.sum(1) - hit, 1)
-    return float((hit / union)[list(classes)].mean())
+            logits = network(_for_network(to_unit(images[chunk]).to(device))).double()
+        log_p = logits.log_softmax(1).cpu()  # (N, C, H, W)
+        p = log_p.exp()
+        total = total + p.sum((0, 2, 3))
+        entropy -= float((p * log_p).sum())
+        pixels += log_p[:, 0].numel()
+    mean = total / pixels
+    return float(-torch.special.xlogy(mean, mean).sum() - entropy / pixels)
 
 
 def _chunks(rows: Sequence[int]) -> list[list[int]]:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fewmask.data.loading import TrainingSet, step_loader, steps_per_epoch
 from fewmask.training.loop import Loop
@@ -31,6 +31,8 @@ class FitSettings:
         weight_decay: L2 penalty (``sgd``, ``adam``) or decoupled decay (``adamw``).
         schedule: ``constant``, or ``cosine`` to zero after a linear rise over 5 % of the steps.
         ema_decay: Weights averaged over steps are the result if > 0.
+        ema_from_start: The average begins with the weights that the training begins with, instead
+            of forgetting them quickly: for a network that is trained already.
         micro_batch_size: Largest number of images at once; gradients are accumulated over the
             batch. 0 = the whole batch.
         keep: ``last`` weights, or the ``best`` by the validation score.
@@ -47,6 +49,7 @@ class FitSettings:
     weight_decay: float = 0.0
     schedule: Literal["constant", "cosine"] = "cosine"
     ema_decay: float = 0.0
+    ema_from_start: bool = False
     micro_batch_size: int = 0
     keep: Literal["last", "best"] = "last"
     validate_every_epochs: int = 1
@@ -124,10 +127,10 @@ def fit(
     total_steps = max(settings.epochs * per_epoch, settings.min_steps)
     state: dict[str, Any] = {"network": network, "optimizer": optimizer}
     if settings.ema_decay:
-        average = AveragedModel(
-            network, multi_avg_fn=warm_ema(settings.ema_decay), use_buffers=True
-        )
-        state["ema"] = average
+        steady = settings.ema_from_start
+        decay = (get_ema_multi_avg_fn if steady else warm_ema)(settings.ema_decay)
+        state["ema"] = AveragedModel(network, multi_avg_fn=decay, use_buffers=True)
+        state["ema"].n_averaged += steady  # otherwise the first update is a copy
     if settings.keep == "best":
         state["best"] = Best()
     loop = Loop(stage, total_steps, seed=seed, state=state, name=name, save_every_steps=per_epoch)
