@@ -47,7 +47,7 @@ class AdaptConfig(Settings):
     segment_loss: Literal["ce", "ce_dice", "gce", "focal", "combined"] = "ce"
     """Cross-entropy, with Dice; the generalised cross-entropy that forgives wrong targets; focal;
     or half cross-entropy, half focal."""
-    segment_batch_size: int = Field(8, ge=2)
+    segment_batch_size: int = Field(4, ge=2)
     """Labelled images a step; at least 2, for batch normalisation."""
     segment_resample: float = Field(0.0, ge=0, le=1)
     """Probability of shrinking and enlarging an image in training."""
@@ -125,8 +125,8 @@ class AdaptConfig(Settings):
     """Rounds; each labels the target images with the network of the round before."""
     adapt_steps: int = Field(400, ge=1)
     """Optimiser steps of each round, or of the teacher's."""
-    adapt_learning_rate: float = Field(1e-3, gt=0)
-    """Highest rate of the schedule."""
+    adapt_learning_rate: float = Field(5e-4, gt=0)
+    """Highest rate of the schedule. Higher ones have lost whole classes."""
     adapt_loss: Literal["ce", "focal", "combined"] = "ce"
     """Loss of the rounds. Published: cross-entropy, or combined (half focal, γ = 2)."""
     adapt_keep: float = Field(1.0, gt=0, le=1)
@@ -187,7 +187,6 @@ PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
         "image_size": 64,
         "image_width": 96,
-        "segment_batch_size": 4,
         "segment_min_steps": 12,
         "segment_ema_decay": 0.9,
         "render_methods": ("lab",),
@@ -198,6 +197,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "render_methods": ("histogram", "lab", "fourier", "gamma"),
         "render_copies": 4,
         "segment_rare_classes": True,
+        "segment_min_steps": 200,
+        "adapt_steps": 200,
     },
     "paper": {
         "image_size": 512,
@@ -227,6 +228,5 @@ PRESETS: dict[str, dict[str, Any]] = {
         "render_methods": ("histogram", "lab", "fourier", "gamma"),
         "render_copies": 4,
         "segment_rare_classes": True,
-        "adapt_steps": 800,
     },
 }
