@@ -34,6 +34,8 @@ The other presets leave the paper by design.
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -89,6 +91,7 @@ from fewmask.training.run_folder import Stage
 from fewmask.training.segmenting import (
     fit_segmenter,
     fit_settings,
+    load_segmenter,
     new_segmenter,
     true_targets,
 )
@@ -314,19 +317,16 @@ def train_segmenter(work: Workspace, stage: Stage) -> None:
 
 
 def adapt(work: Workspace, stage: Stage) -> None:
-    """Self-training on target images; ended where it would fall below its own start.
+    """Self-training on target images; what it began with is kept where it tells more.
 
-    Writes ``adapted.safetensors`` and ``adaptation.json``: ``information`` at the start and after
-    each round, which network was ``kept``, and whether it was ``stopped``.
+    Writes ``adapted.safetensors`` and ``adaptation.json``: the ``information`` of each network that
+    was there to choose from, which was ``kept``, and whether self-training was ``stopped``.
     """
     config: AdaptConfig = work.config
     data, rows = labelled(work), chosen_rows(work)
     start = work.stages["segment"].path / "segmenter.safetensors"
-    network = new_segmenter(config, work.num_classes, pretrained=False)
-    load_weights(start, network)
-    kept = network.to(work.device).eval()
-    found = [information(kept, work.images, rows)]
-    name_kept, stopped = "the start", False
+    choice = Choice(work, rows)
+    choice.offer(BEGIN, load_segmenter(work, start).network)
     rate = config.adapt_learning_rate
     settings = _steps(work, config.adapt_steps, learning_rate=rate, ema_from_start=True)
     for number in range(1, config.total_rounds + 1):
@@ -334,30 +334,66 @@ def adapt(work: Workspace, stage: Stage) -> None:
             name = "taught"
             taught = teacher(work, rows, f"{stage.label}/{name}")
             network = _fit(work, stage, data, name, start=start, settings=settings, teach=taught)
-            if config.adapt_target_statistics:
-                use_statistics_of(network, work.images, rows)
         else:
-            name = f"round-{number}"
-            views = config.predict_views
+            name = f"round {number}"
             labels = label_images(
-                kept, work.images, rows, work.num_classes, config.adapt_keep, views
-            )
+                choice.network, work.images, rows, work.num_classes, config.adapt_keep,
+                config.predict_views,
+            )  # fmt: skip
             more = data.joined(work.images[rows], labels, config.adapt_target_share)
-            loss = config.adapt_loss
-            network = _fit(work, stage, more, name, start=start, settings=settings, loss=loss)
-            start = stage.path / f"{name}.safetensors"
-        found.append(information(network, work.images, rows))
-        stopped = config.adapt_stop_if_worse and found[-1] < found[-2]
-        if stopped:
+            file, loss = f"round-{number}", config.adapt_loss
+            network = _fit(work, stage, more, file, start=start, settings=settings, loss=loss)
+            start = stage.path / f"{file}.safetensors"
+        if not choice.offer(name, network):
             break
-        kept, name_kept = network, name
-    save_weights(stage.path / "adapted.safetensors", kept)
+    stopped = choice.kept.startswith(BEGIN)
+    save_weights(stage.path / "adapted.safetensors", choice.network)
     stage.write_json(
-        "adaptation.json", {"information": found, "kept": name_kept, "stopped": stopped}
+        "adaptation.json",
+        {"information": choice.information, "kept": choice.kept, "stopped": stopped},
     )
-    values = ", ".join(f"{value:.3f}" for value in found)
-    end = "below its start: stopped, " if stopped else ""
-    work.run.log(f"{stage.label}: information in the labels {values}; {end}kept {name_kept}")
+    values = ", ".join(f"{name} {value:.3f}" for name, value in choice.information.items())
+    end = "self-training stopped" if stopped else f"kept {choice.kept}"
+    work.run.log(f"{stage.label}: information in the labels: {values}; {end}")
+
+
+BEGIN = "the start"
+
+
+class Choice:
+    """The network to hand out, chosen by what its labels tell about the target images.
+
+    With ``adapt_target_statistics`` each network is there twice: as it is, and normalising by the
+    statistics of the target images. Without ``adapt_stop_if_worse`` the last one as it is is kept.
+
+    Attributes:
+        information: Of each network offered, by name, in nats.
+        kept: Name of the one to hand out.
+        network: It itself.
+    """
+
+    def __init__(self, work: Workspace, rows: Sequence[int]) -> None:
+        self.work, self.rows = work, rows
+        self.information: dict[str, float] = {}
+        self.kept = ""
+        self.network = nn.Module()
+
+    def offer(self, name: str, network: nn.Module) -> bool:
+        """Measure a network; returns whether it, in either form, is the one kept now."""
+        config: AdaptConfig = self.work.config
+        forms = {name: network}
+        if config.adapt_target_statistics:
+            other = copy.deepcopy(network)
+            use_statistics_of(other, self.work.images, self.rows)
+            forms[f"{name}, statistics of the target"] = other
+        better = False
+        for form, candidate in forms.items():
+            found = information(candidate, self.work.images, self.rows)
+            best = max(self.information.values(), default=-math.inf)
+            self.information[form] = found
+            if found > best if config.adapt_stop_if_worse else form == name:
+                self.kept, self.network, better = form, candidate, True
+        return better
 
 
 def controls(work: Workspace, stage: Stage) -> None:

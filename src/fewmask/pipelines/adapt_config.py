@@ -141,11 +141,11 @@ class AdaptConfig(Settings):
     adapt_weight: float = Field(1.0, ge=0)
     """Teacher: weight of the loss on target images."""
     adapt_target_statistics: bool = True
-    """Teacher: normalise by the statistics of target images: the teacher by its batch's, the
-    result by those of all of them."""
+    """Normalise by the statistics of target images: the teacher by those of its batch, the result
+    by those of all of them where its labels then tell more."""
     adapt_stop_if_worse: bool = True
-    """Keep the network that self-training started from where its labels of the target images hold
-    more information (they are sure, and no class has eaten another): a criterion without masks."""
+    """Hand out the network whose labels of the target images tell most (they are sure, and no class
+    has eaten another), be it the one that self-training began with: a criterion without masks."""
 
     controls_source_only: bool = True
     """Where there are masks to measure by: the same network on the source images alone."""
@@ -223,6 +223,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "adapt_loss": "combined",
         "adapt_keep": 1.0,
         "adapt_stop_if_worse": False,
+        "adapt_target_statistics": False,
     },
     "best": {
         "render_methods": ("histogram", "lab", "fourier", "gamma"),

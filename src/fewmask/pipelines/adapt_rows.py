@@ -163,10 +163,9 @@ def remarks(works: Sequence[Workspace]) -> list[str]:
     found = checks(works)
     if not found:
         return []
-    values = " → ".join(f"{value:.3f}" for value in found["adapt.information"])
-    end = "Self-training was stopped and " if found["adapt.stopped"] else "By it, "
+    values = ", ".join(f"{name} {value:.3f}" for name, value in found["adapt.information"].items())
+    end = "Self-training was stopped: " if found["adapt.stopped"] else ""
     return [
-        "Label-free criterion: mutual information of pixels and the network's labels on the target "
-        f"images, at the start and after each training: {values} nats. {end}{found['adapt.kept']} "
-        "is what this run hands out."
+        "Label-free criterion, mutual information of pixels and the network's labels on the target "
+        f"images, in nats: {values}. {end}handed out is: {found['adapt.kept']}."
     ]
