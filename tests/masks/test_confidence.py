@@ -3,7 +3,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fewmask.masks.confidence import BINS, SUREST, class_thresholds, confident_mask
+from fewmask.masks.confidence import (
+    BINS,
+    SUREST,
+    class_thresholds,
+    confident_mask,
+    place_prior,
+)
 
 
 def images(seed, count=3, classes=4):
@@ -62,3 +68,23 @@ def test_full_certainty_is_kept():
     probs = np.zeros((2, 2, 2))
     probs[0] = 1.0
     assert (confident_mask(probs, class_thresholds([probs], 2, 0.1)) == 0).all()
+
+
+class TestPlacePrior:
+    def test_a_class_is_probable_where_the_masks_have_it(self):
+        masks = np.zeros((4, 30, 40), np.uint8)
+        masks[:, 15:] = 1
+        prior = place_prior(masks, 3)
+        assert prior.shape == (3, 30, 40)
+        np.testing.assert_allclose(prior.sum(0), 1, rtol=1e-5)
+        assert prior[0, :10].min() > 0.95
+        assert prior[1, 20:].min() > 0.95
+        assert 0 < prior[2].max() < 0.01
+        assert abs(prior[0, 14] - prior[1, 15]).max() < 1e-5  # smooth at the border, and even
+
+    def test_left_and_right_are_alike_and_ignored_pixels_count_nothing(self):
+        masks = np.full((1, 30, 40), 255, np.uint8)
+        masks[:, :, :10] = 1
+        prior = place_prior(masks, 2)
+        np.testing.assert_allclose(prior, prior[:, :, ::-1], rtol=1e-5)
+        assert prior[1, 15, 2] > 0.9 > 0.6 > prior[1, 15, 20] == pytest.approx(0.5, abs=0.02)

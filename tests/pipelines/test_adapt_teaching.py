@@ -155,6 +155,15 @@ class TestLabels:
         assert (labels[:2, :, 4:] == 1).all()
         assert (labels[2:] == 255).all()
 
+    def test_a_prior_tips_what_is_unsure(self):
+        net, images = Net().eval(), halves(2)
+        net.scale.data *= 0.0
+        prior = np.full((2, 8, 8), 0.2, np.float32)
+        prior[1, :4] = 0.8
+        labels = label_images(net, images, range(2), 2, 1.0, "single", prior)
+        assert (labels[:, :4] == 1).all()
+        assert (labels[:, 4:] == 0).all()
+
     def test_rows_are_labelled_in_their_order(self):
         images = np.concatenate([halves(1), halves(1)[:, :, ::-1]])
         net = Net().eval()
@@ -247,6 +256,31 @@ class TestTeach:
         torch.manual_seed(6)
         assert torch.equal(teach(*arguments), first)
         assert not torch.equal(teach(4, *arguments[1:]), first)
+
+    def test_the_prior_decides_where_the_teacher_cannot_and_moves_with_the_image(self, monkeypatch):
+        seen = {}
+
+        def keep(probs, share):
+            seen["labels"] = probs.argmax(1)
+            return pseudo_labels(probs, share)
+
+        monkeypatch.setattr(adapt_teaching, "pseudo_labels", keep)
+        prior = np.full((2, 8, 8), 0.1, np.float32)
+        prior[0, :, :4] = prior[1, :, 4:] = 0.9  # dark is left of bright
+        config = resolve(AdaptConfig, PRESETS, "smoke", overrides={"adapt_batch_size": 6})
+        images = np.concatenate([halves(5, 40, 200), np.full((1, 8, 8, 3), 120, np.uint8)])
+        work = SimpleNamespace(config=config, images=images)
+        batch = torch.rand(2, 3, 8, 8), torch.randint(0, 2, (2, 8, 8))
+        student, average = Net().train(), Net()
+        average.scale.data *= 0.0  # sure of nothing: all is left to the prior
+        mirrored = set()
+        for step in range(8):
+            teacher(work, range(5), "taught", prior)(step, *batch, student, average)
+            for labels in seen["labels"]:
+                columns = labels.float().mean(0)
+                mirrored.add(bool(columns[0] > columns[-1]))
+                assert {columns[0].item(), columns[-1].item()} == {0.0, 1.0}
+        assert mirrored == {True, False}
 
     def test_the_weight_is_a_factor(self):
         (one, arguments), (two, _) = self.parts(), self.parts(adapt_weight=2.0)

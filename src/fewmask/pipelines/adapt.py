@@ -55,6 +55,7 @@ from fewmask.data.splits import Split, check_lineage
 from fewmask.data.transforms import resize_image, to_unit
 from fewmask.errors import UsageError
 from fewmask.io.images import write_image, write_mask
+from fewmask.masks.confidence import place_prior
 from fewmask.metrics.choice import Method, choose
 from fewmask.models.features import content_features, level_statistics
 from fewmask.pipelines.adapt_config import PRESETS, AdaptConfig
@@ -325,6 +326,10 @@ def adapt(work: Workspace, stage: Stage) -> None:
     config: AdaptConfig = work.config
     data, rows = labelled(work), chosen_rows(work)
     start = work.stages["segment"].path / "segmenter.safetensors"
+    prior = None
+    if config.adapt_place_prior:
+        truth = data.targets[0][masked_rows(work, "source")]
+        prior = place_prior(truth, work.num_classes) ** config.adapt_place_prior
     choice = Choice(work, rows)
     choice.offer(BEGIN, load_segmenter(work, start).network)
     rate = config.adapt_learning_rate
@@ -332,13 +337,13 @@ def adapt(work: Workspace, stage: Stage) -> None:
     for number in range(1, config.total_rounds + 1):
         if config.adapt_method == "teacher":
             name = "taught"
-            taught = teacher(work, rows, f"{stage.label}/{name}")
+            taught = teacher(work, rows, f"{stage.label}/{name}", prior)
             network = _fit(work, stage, data, name, start=start, settings=settings, teach=taught)
         else:
             name = f"round {number}"
             labels = label_images(
                 choice.network, work.images, rows, work.num_classes, config.adapt_keep,
-                config.predict_views,
+                config.predict_views, prior,
             )  # fmt: skip
             more = data.joined(work.images[rows], labels, config.adapt_target_share)
             file, loss = f"round-{number}", config.adapt_loss

@@ -131,6 +131,9 @@ class AdaptConfig(Settings):
     """Loss of the rounds. Published: cross-entropy, or combined (half focal, γ = 2)."""
     adapt_keep: float = Field(1.0, gt=0, le=1)
     """Share of each class's pixels, the surest, that count as labels; 1, as published: all."""
+    adapt_place_prior: float = Field(0.0, ge=0)
+    """Self-training labels are chosen by probability times how often the source has the class at
+    that place, to this power: for views in which up is up. 0: probability alone."""
     adapt_sure_above: float = Field(0.9, ge=0, lt=1)
     """Teacher: its labels of an image weigh as much as the share of their pixels of which it is
     surer than this."""
@@ -199,6 +202,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "segment_rare_classes": True,
         "segment_min_steps": 200,
         "adapt_steps": 200,
+        "adapt_place_prior": 1.0,
     },
     "paper": {
         "image_size": 512,
@@ -229,5 +233,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "render_methods": ("histogram", "lab", "fourier", "gamma"),
         "render_copies": 4,
         "segment_rare_classes": True,
+        "adapt_place_prior": 1.0,
     },
 }

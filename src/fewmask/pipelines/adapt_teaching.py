@@ -121,13 +121,16 @@ def mixed_lesson(
     return Lesson(*(torch.stack(parts) for parts in zip(*lessons, strict=True)))
 
 
-def teacher(work: Workspace, rows: Sequence[int], name: str) -> Teach:
+def teacher(
+    work: Workspace, rows: Sequence[int], name: str, prior: np.ndarray | None = None
+) -> Teach:
     """The loss on target images of one step, taught by the network's own moving average.
 
     Args:
         work: Images and settings.
         rows: Target images; a step draws ``adapt_batch_size`` of them.
         name: Of the training, to draw by.
+        prior: (C, H, W) float32 factor of the teacher's probabilities, moved with each image.
     """
     config: AdaptConfig = work.config
     flips = config.seen_from_above
@@ -146,6 +149,11 @@ def teacher(work: Workspace, rows: Sequence[int], name: str) -> Teach:
         _prepare_teacher(average, by_batch=config.adapt_target_statistics)
         with torch.no_grad():
             probs = average(shown).softmax(1)
+        if prior is not None:  # the same names draw the same mirror image and zoom
+            place = torch.from_numpy(prior)
+            moved = [weak(place, None, *names, "weak", i)[0] for i in range(len(seen))]
+            probs = probs * torch.stack(moved).to(probs.device)
+            probs = probs / probs.sum(1, keepdim=True).clamp(min=1e-12)
         labels = pseudo_labels(probs, config.adapt_keep)
         trust = trust_in(probs, labels, config.adapt_sure_above)
         lesson = mixed_lesson(image, target, shown, labels, trust, rng)
@@ -189,7 +197,7 @@ def use_statistics_of(network: nn.Module, images: np.ndarray, rows: Sequence[int
 
 def label_images(
     network: nn.Module, images: np.ndarray, rows: Sequence[int], num_classes: int,
-    keep: float, views: str,
+    keep: float, views: str, prior: np.ndarray | None = None,
 ) -> np.ndarray:  # fmt: skip
     """A network's labels of images, of each class the surest pixels of all of them.
 
@@ -200,6 +208,7 @@ def label_images(
         num_classes: C.
         keep: Share of each class's pixels that is kept, in (0, 1]; 1 keeps every pixel.
         views: See :func:`fewmask.training.inference.predict_probs`.
+        prior: (C, H, W) float32 factor of the probabilities.
 
     Returns:
         (len(rows), H, W) uint8 ids and 255.
@@ -208,7 +217,10 @@ def label_images(
     def probs() -> Iterator[np.ndarray]:
         for chunk in _chunks(rows):
             stop_if_asked()
-            yield from predict_probs(network, to_unit(images[chunk]), views=views).numpy()
+            found = predict_probs(network, to_unit(images[chunk]), views=views).numpy()
+            if prior is not None:
+                found = found * prior / (found * prior).sum(1, keepdims=True).clip(min=1e-12)
+            yield from found
 
     thresholds = np.zeros(num_classes)
     if keep < 1:  # a second pass is cheaper than keeping all probabilities
