@@ -101,6 +101,12 @@ ROWS: dict[str, dict[str, Any]] = {
     **{f"translated, {method}": {**WHOLE, "render_methods": [method]} for method in CHEAP},
     "translated, all cheap ones": {**WHOLE, "render_methods": CHEAP, "render_copies": 4},
     "teacher": {**OURS, "render_methods": [], "segment_rare_classes": False},
+    "best, each class's surest 70 % instead of trust": {
+        **OURS, "adapt_keep": 0.7, "adapt_sure_above": 0.0,
+    },
+    "best, with a prior of the place": {**OURS, "adapt_place_prior": 1.0},
+    "best, by its own statistics": {**OURS, "adapt_target_statistics": False},
+    "best, all classes drawn alike": {**OURS, "segment_rare_classes": False},
     "best": OURS,
 }  # fmt: skip
 METRICS = ("miou_foreground", "fwiou", "pixel_accuracy", "class_accuracy")

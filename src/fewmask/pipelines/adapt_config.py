@@ -202,7 +202,6 @@ PRESETS: dict[str, dict[str, Any]] = {
         "segment_rare_classes": True,
         "segment_min_steps": 200,
         "adapt_steps": 200,
-        "adapt_place_prior": 1.0,
     },
     "paper": {
         "image_size": 512,
@@ -233,6 +232,5 @@ PRESETS: dict[str, dict[str, Any]] = {
         "render_methods": ("histogram", "lab", "fourier", "gamma"),
         "render_copies": 4,
         "segment_rare_classes": True,
-        "adapt_place_prior": 1.0,
     },
 }
