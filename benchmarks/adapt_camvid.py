@@ -53,6 +53,8 @@ COMMON: dict[str, Any] = {
     "segment_min_steps": STEPS,
     "adapt_steps": STEPS,
     "render_methods": [],
+    "render_copies": 1,
+    "segment_rare_classes": False,
     "adapt_method": "none",
     "controls_source_only": False,
     "controls_oracle": False,
@@ -156,6 +158,11 @@ def prepare(camvid: Path, out: Path) -> None:
     making.rename(out)
 
 
+def settings_of(name: str) -> dict[str, Any]:
+    """What is given to preset best for a row, but for the file of UNIT's weights."""
+    return dict(ROWS[name]) if name == BEST else {**COMMON, **ROWS[name]}
+
+
 def run_unit(name: str, which: str, seed: int, out: Path, threads: int) -> None:
     """Run the command of one unit, or go on with it, and keep its table."""
     words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
@@ -163,7 +170,7 @@ def run_unit(name: str, which: str, seed: int, out: Path, threads: int) -> None:
     unit, run = out / "units" / f"{label}.json", out / "runs" / label
     if unit.exists():
         return
-    settings = ROWS[name] if name == BEST else {**COMMON, **ROWS[name]}
+    settings = settings_of(name)
     if "unit" in settings.get("render_methods", ()):
         plain = "translate_lambda_perceptual" in settings
         trained = unit_weights(which, plain, out, threads)
@@ -181,7 +188,7 @@ def run_unit(name: str, which: str, seed: int, out: Path, threads: int) -> None:
         "set": which,
         "row": name,
         "seed": seed,
-        "settings": ROWS[name],
+        "settings": settings_of(name),
         "commit": measured,
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(),
@@ -266,7 +273,16 @@ def aggregate(out: Path) -> None:
     )
     write_table(
         "adapt_camvid",
-        ["row", "seeds", "mIoU", "FWIoU", "accuracy", "class accuracy", "gap closed", "minutes"],
+        [
+            "row",
+            "seeds",
+            "mIoU",
+            "FWIoU",
+            "accuracy",
+            "class accuracy",
+            "gap closed",
+            "minutes of the run",
+        ],
         [_cells(row) for row in rows],
     )
     print(f"{len(units)} units in {path.relative_to(HERE.parent)}")
@@ -305,7 +321,7 @@ def _row(name: str, which: str, found: dict[str, Any]) -> dict[str, Any]:
         "by_seed": {key: [round(value, 5) for value in metrics[key]]
                     for key in ("miou", "gap_closed") if key in metrics},
         "checks": [unit["checks"] for unit in seeds],
-        "minutes": round(statistics.fmean(unit["minutes"] for unit in seeds), 1),
+        "minutes_of_run": round(statistics.fmean(unit["minutes"] for unit in seeds), 1),
         "peak_gb": max(unit["peak_gb"] for unit in seeds),
     }  # fmt: skip
 
@@ -323,7 +339,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{bold}{row['name']}{bold}",
         ", ".join(map(str, row["seeds"])),
         *(score(name) for name in names),
-        f"{row['minutes']:.1f}",
+        f"{row['minutes_of_run']:.1f}",
     ]
 
 

@@ -112,3 +112,19 @@ def test_day_frames_are_the_source_and_dusk_frames_target_and_test_of_both_sets(
     }
     day = {"source/train/0006R0_train.jpg", "source/trainannot/0006R0_train.png"}
     assert found == both | day
+
+
+def test_no_two_rows_are_the_same_and_the_floor_is_plain(adapt_camvid):
+    from fewmask.config import resolve
+    from fewmask.pipelines.adapt_config import PRESETS, AdaptConfig
+
+    resolved = {
+        name: resolve(AdaptConfig, PRESETS, "best", overrides=adapt_camvid.settings_of(name))
+        for name in adapt_camvid.ROWS
+    }
+    assert len({config.model_dump_json() for config in resolved.values()}) == len(resolved)
+    floor = resolved["source only"]
+    assert (floor.render_methods, floor.adapt_method, floor.segment_rare_classes) == (
+        (), "none", False,
+    )  # fmt: skip
+    assert resolved["best"] == resolve(AdaptConfig, PRESETS, "best")

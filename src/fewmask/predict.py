@@ -28,6 +28,7 @@ from fewmask.training.known_images import KnownImages
 from fewmask.training.progress import watched
 from fewmask.training.run_folder import RunFolder
 from fewmask.training.run_places import refuse_inside
+from fewmask.training.workspace import UNUSED
 
 
 def predict(
@@ -125,7 +126,11 @@ def evaluate(
     names, background = card["class_names"], card.get("background", True)
     num_classes = len(names) + background
     matrices, groups = [], []
-    unseen = [sample for sample in data.samples if sample.id not in learned]
+    unseen = [
+        sample
+        for sample, digest in zip(data.samples, digests, strict=True)
+        if sample.id not in learned and known.part_of(digest) != UNUSED
+    ]
     for sample in watched(unseen, len(unseen), "evaluate", "image"):
         target = read_target(sample, data)
         if target is None:
@@ -144,7 +149,7 @@ def evaluate(
             where=root,
             found="no image with a true mask that the run has not seen",
             expected="masks/ with the stems of the images",
-            fix="add masks",
+            fix="evaluate on other images" if learned else "add masks",
         )
     measured = f"{len(matrices)} of {len(data.samples)} images: " + (
         "the run's test part" if own else "none that the run has learned from"

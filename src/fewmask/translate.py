@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from fewmask.data.appearance import TRANSLATIONS
+from fewmask.data.appearance import TRANSLATIONS, with_noise_of
 from fewmask.data.files import images_below
 from fewmask.data.transforms import resize_image
 from fewmask.errors import DataError, Problem, UsageError
@@ -135,6 +135,7 @@ def _translator(work: Workspace, method: str, to: Literal["target", "source"]) -
     def cheaply(image: np.ndarray, name: str) -> np.ndarray:
         rng = generator(work.config.seed, "translate", name)
         reference = np.asarray(work.images[rng.choice(rows)])
-        return TRANSLATIONS[method](image, reference, rng)
+        made = TRANSLATIONS[method](image, reference, rng)
+        return with_noise_of(made, reference, rng) if work.config.render_noise else made
 
     return cheaply

@@ -116,10 +116,6 @@ def test_translated_copies_know_their_parents_and_none_is_a_test_image(finished)
         assert domains == (["source"] if copy["method"] == "unit" else ["source", "target"])
 
 
-def assert_stopped(checks):
-    assert checks["adapt.stopped"] == checks["adapt.kept"].startswith("the start")
-
-
 def test_the_report_shows_translations_and_says_what_the_criterion_found(finished):
     run, table = finished
     html = (run / "report.html").read_text()
@@ -132,7 +128,6 @@ def test_the_report_shows_translations_and_says_what_the_criterion_found(finishe
     ]  # fmt: skip
     assert all(0 <= value <= np.log(8) for value in found.values())
     assert table["checks"]["adapt.kept"] == max(found, key=found.get)
-    assert_stopped(table["checks"])
 
 
 def test_target_masks_change_nothing_but_the_oracle(fewmask, street, finished, tmp_path):
@@ -143,8 +138,9 @@ def test_target_masks_change_nothing_but_the_oracle(fewmask, street, finished, t
     result = fewmask("adapt", "--source", street / "day", "--target", bare, "--test",
                      street / "test", "-o", run, *TINY, *UNIT, *names)  # fmt: skip
     assert result.code == 0, result.err
-    weights = [path / "weights/segmenter.safetensors" for path in (run, finished[0])]
-    assert weights[0].read_bytes() == weights[1].read_bytes()
+    for name in ("weights/segmenter.safetensors", "7-adapt/taught.safetensors",
+                 "7-adapt/adaptation.json"):  # fmt: skip
+        assert (run / name).read_bytes() == (finished[0] / name).read_bytes()
     rows = [row["name"] for row in json.loads((run / "metrics.json").read_text())["rows"]]
     assert "source and target masks" not in rows
 
@@ -358,3 +354,69 @@ def test_the_same_verb_from_python(street, tmp_path, monkeypatch):
     assert run.path.name == "day-adapt"
     assert 0 <= run.metrics["miou_foreground"] <= 1
     assert len(run.translate(street / "day/images", tmp_path / "night")) == 8
+
+
+@pytest.mark.parametrize(
+    ("flags", "name"),
+    [
+        (("--empty-render-methods", "--stages", "render"), "STAGE-IDLE"),
+        (("--stages", "choose"), "STAGE-IDLE"),
+        (("--stages", "translate"), "STAGE-IDLE"),
+        (("--segment-ema-decay=0",), "SETTING-VALUE"),
+        (("--translate-weights=unit.safetensors",), "SETTING-VALUE"),
+        (("--render-methods", "unit", "--render-copies=2", *UNIT[3:]), "SETTING-VALUE"),
+        ((*UNIT, "--translate-weights=nowhere.safetensors"), "UNIT-WEIGHTS"),
+    ],
+)
+def test_settings_that_could_only_fail_later_are_refused_at_the_start(
+    fewmask, street, tmp_path, flags, name
+):
+    result = fewmask("adapt", *flags_of(street), "-o", tmp_path / "run", *TINY, *flags)
+    assert result.code == 2, result.err
+    assert name in result.err
+    assert not (tmp_path / "run").exists()
+
+
+def test_only_the_stages_that_ran_are_spoken_of(fewmask, street, tmp_path):
+    run = tmp_path / "run"
+    result = fewmask("adapt", *flags_of(street), "-o", run, *TINY, "--stages", "controls")
+    assert result.code == 0, result.err
+    rows = {row["name"]: row for row in json.loads((run / "metrics.json").read_text())["rows"]}
+    assert set(rows) == {"adapted", "most frequent class", "prior of the place"}
+    assert rows["adapted"]["note"] == "plain"
+    assert rows["adapted"]["anchor"] == "floor"
+
+
+def test_another_runs_unit_is_taken_as_it_is_unless_it_has_seen_the_test_images(
+    fewmask, finished, street, tmp_path
+):
+    weights = finished[0] / "3-translate" / "unit.safetensors"
+    flags = (*TINY, *UNIT, f"--translate-weights={weights}")
+    run = tmp_path / "run"
+    result = fewmask("adapt", *flags_of(street), "-o", run, *flags, "--no-controls-source-only")
+    assert result.code == 0, result.err
+    assert (run / "3-translate" / "unit.safetensors").read_bytes() == weights.read_bytes()
+    assert "UNIT of another run" in (run / "report.html").read_text()
+    seen = fewmask("adapt", "--source", street / "day", "--target", street / "night", "--test",
+                   street / "masked_night", "-o", tmp_path / "leak", *flags)  # fmt: skip
+    assert seen.code == 11, seen.err
+    assert "where" in seen.err
+    assert not (tmp_path / "leak").exists()
+
+
+def test_of_a_handful_of_target_images_the_histogram_leaves_some(fewmask, street, tmp_path):
+    two = tmp_path / "two"
+    two.mkdir()
+    for path in sorted((street / "night" / "images").glob("*.png"))[:2]:
+        shutil.copy(path, two)
+    run = tmp_path / "run"
+    result = fewmask("adapt", "--source", street / "day", "--target", two, "-o", run, *TINY,
+                     "--choose-method=histogram", "--choose-share=1")  # fmt: skip
+    assert result.code == 0, result.err
+    assert len(json.loads((run / "5-choose/chosen.json").read_text())) == 2
+
+
+def test_target_images_are_no_test_part(fewmask, finished, street):
+    result = fewmask("evaluate", finished[0], street / "masked_night")
+    assert result.code == 10
+    assert "evaluate on other images" in result.err

@@ -1,6 +1,7 @@
 """The folders of `adapt`: what is learned from, what is measured on, and what is refused."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -27,7 +28,8 @@ def street(made, tmp_path):
 
 def config(root, **settings):
     folders = {"target": root / "night", "test": root / "test"}
-    return AdaptConfig(**{**folders, "class_names": STREET_CLASS_NAMES, **settings})
+    given = {"class_names": STREET_CLASS_NAMES, "val_fraction": 0.1, **settings}
+    return AdaptConfig(**{**folders, **given})
 
 
 def parts(root, **settings):
@@ -182,6 +184,17 @@ def test_a_drive_that_is_learned_from_and_tested_on_is_a_leak(street):
     parts(street)
     with pytest.raises(LeakError, match="drive7"):
         parts(street, group_pattern="^(drive[0-9]+)_")
+
+
+def test_linked_copies_among_the_test_images_are_no_drive(street):
+    """Their group is the name of one of them, which the target may have too."""
+    settings = config(street)
+    data = open_domains(street / "day", settings)
+    tested = [s for s in data.samples if s.id.startswith("test/")]
+    linked = [replace(s, group=tested[0].group) if s is tested[1] else s for s in data.samples]
+    names = {s.id.partition("/")[2] for s in data.samples if s.id.startswith("target/")}
+    assert tested[0].id.partition("/")[2] in names
+    cut_domains(replace(data, samples=tuple(linked)), settings, 0)
 
 
 def test_nothing_left_to_learn_from(street):

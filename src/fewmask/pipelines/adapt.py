@@ -53,8 +53,8 @@ from fewmask.data.loading import Stacked, steps_per_epoch
 from fewmask.data.mixing import rare_image_shares
 from fewmask.data.splits import Split, check_lineage
 from fewmask.data.transforms import resize_image, to_unit
-from fewmask.errors import UsageError
-from fewmask.io.images import write_image, write_mask
+from fewmask.errors import CheckpointError, LeakError, UsageError
+from fewmask.io.images import read_image, write_image, write_mask
 from fewmask.masks.confidence import place_prior
 from fewmask.metrics.choice import Method, choose
 from fewmask.models.features import content_features, level_statistics
@@ -64,6 +64,7 @@ from fewmask.pipelines.adapt_rows import (
     bill,
     candidates,
     checks,
+    known_images_of,
     masked_rows,
     panels,
     pictures,
@@ -120,20 +121,31 @@ CHOOSE_PX = 224
 """Side to which images are resized for the features to choose by."""
 QUANTILES = (0.05, 0.95)
 """Of the target's light scores: outside it an image is not chosen by histogram."""
+ENOUGH_FOR_QUANTILES = 20
+"""With fewer target images none is too dark or too light."""
 
 
 def refuse_impossible(
     config: AdaptConfig,
     data: DataFolder,
     stages: Sequence[str],
-    parts: Sequence[Split],  # noqa: ARG001 - cut_domains has refused empty ones
+    parts: Sequence[Split],
 ) -> None:
     """Build each network once, before anything is trained.
 
     Raises:
-        FewmaskError: there is no such network, or not with these weights; or UNIT is to translate
-            and not to be trained.
+        FewmaskError: there is no such network, or not with these weights; UNIT is to translate and
+            not to be trained, or has seen test images; or a stage has nothing to do.
     """
+    idle = [name for name in stages if name not in stages_of(config)]
+    if idle:
+        raise UsageError.of(
+            "STAGE-IDLE",
+            where="--stages",
+            found=", ".join(idle),
+            expected="stages that the settings have something to do for",
+            fix="leave them out; or see --render-methods, --choose-method, --adapt-method",
+        )
     if "render" in stages and "unit" in config.render_methods and "translate" not in stages:
         raise UsageError.of(
             "STAGE-NEEDED",
@@ -145,11 +157,43 @@ def refuse_impossible(
     new_segmenter(config, data.num_classes)
     ready = config.translate_weights != "none"
     if "translate" in stages and ready:
-        load_weights(Path(config.translate_weights), new_unit(config).unit)
+        _check_given_unit(Path(config.translate_weights), config, data, parts[0].test)
     elif "translate" in stages and config.translate_lambda_perceptual:
         content_features(config.translate_perceptual_network, config.translate_perceptual_weights)
     if "choose" in stages and config.choose_method == "distance":
         level_statistics(config.choose_encoder, config.choose_weights)
+
+
+def _check_given_unit(
+    path: Path, config: AdaptConfig, data: DataFolder, tested: Sequence[str]
+) -> None:
+    """Refuse a UNIT that is none, or that the run it comes from has trained on test images.
+
+    Raises:
+        UsageError: no such file, or weights of another network.
+        LeakError: a test image is one of that run's training images.
+    """
+    try:
+        load_weights(path, new_unit(config).unit)
+    except CheckpointError as error:
+        raise UsageError.of(
+            "UNIT-WEIGHTS",
+            where=f"translate_weights: {path}",
+            found=error.problems[0].found,
+            expected="unit.safetensors of a run with the same --translate-width, -blocks, -norm",
+            fix="correct the path or these settings",
+        ) from None
+    known = known_images_of(path)
+    samples = [s for s in data.samples if s.id in set(tested)] if known else []
+    for sample in samples:
+        if known and (what := known.learned(read_image(sample.image_path))):
+            raise LeakError.of(
+                "LEAK",
+                where=sample.image_path,
+                found=f"{what}, where {path} was trained",
+                expected="a UNIT that has not seen the test images",
+                fix="train UNIT here (leave out --translate-weights), or test on other images",
+            )
 
 
 def translators(work: Workspace) -> dict[str, Translate]:
@@ -213,9 +257,10 @@ def choose_targets(work: Workspace, stage: Stage) -> None:
             continue
         small = to_unit(resize_image(image, CHOOSE_PX, CHOOSE_PX))[None].to(work.device)
         with torch.no_grad():
-            measured[str(row)] = network(small)[0].double().cpu().numpy()
+            measured[str(row)] = network(small)[0].cpu().double().numpy()
     method: Method = "distance" if config.choose_method == "distance" else "histogram"
-    found = choose(method, measured, measured, keep, None, None, QUANTILES)
+    quantiles = QUANTILES if len(rows) >= ENOUGH_FOR_QUANTILES else (0.0, 1.0)
+    found = choose(method, measured, measured, keep, None, None, quantiles)
     work.run.log(f"{stage.label}: {found}")
     names = {work.data.samples[int(row)].id: found.scores[row] for row in found.kept}
     stage.write_json("chosen.json", names)
@@ -387,7 +432,7 @@ class Choice:
         """Measure a network; returns whether it, in either form, is the one kept now."""
         config: AdaptConfig = self.work.config
         forms = {name: network}
-        if config.adapt_target_statistics:
+        if config.adapt_target_statistics and len(self.rows) > 1:
             other = copy.deepcopy(network)
             use_statistics_of(other, self.work.images, self.rows)
             forms[f"{name}, statistics of the target"] = other
@@ -407,9 +452,10 @@ def controls(work: Workspace, stage: Stage) -> None:
     Nothing is trained where there is no mask to measure by.
     """
     config: AdaptConfig = work.config
-    steps = first_steps(work) + config.total_rounds * config.adapt_steps
+    rounds = config.total_rounds if "adapt" in work.stages else 0
+    steps = first_steps(work) + rounds * config.adapt_steps
     measurable, of_target = bool(measured_rows(work)), masked_rows(work, "target")
-    changed = bool(config.render_methods or config.total_rounds)
+    changed = "render" in work.stages or "adapt" in work.stages
     made: dict[str, int] = {}
     if measurable and changed and config.controls_source_only:
         plain = labelled(work, translated=False)
@@ -461,7 +507,7 @@ PARTS = ("train", "val", "test")
 DATA = DOMAINS
 STAGES = (
     StageSpec("prepare", prepare, shared=True),
-    StageSpec("split", partial(split_by, DOMAINS.cut), reads=("prepare",)),
+    StageSpec("split", partial(split_by, DOMAINS.cut), reads=("prepare",), masks=True),
     StageSpec("translate", train_unit, reads=("prepare", "split")),
     StageSpec("render", render, reads=("prepare", "split", "translate"), settings=("translate",)),
     StageSpec("choose", choose_targets, reads=("prepare", "split")),

@@ -145,7 +145,7 @@ class AdaptConfig(Settings):
     """Teacher: weight of the loss on target images."""
     adapt_target_statistics: bool = True
     """Normalise by the statistics of target images: the teacher by those of its batch, the result
-    by those of all of them where its labels then tell more."""
+    by those of all of them where its labels then tell more (and `adapt_stop_if_worse`)."""
     adapt_stop_if_worse: bool = True
     """Hand out the network whose labels of the target images tell most (they are sure, and no class
     has eaten another), be it the one that self-training began with: a criterion without masks."""
@@ -167,6 +167,17 @@ class AdaptConfig(Settings):
                 f"translate_scales {self.translate_scales} needs sides of {least} px or more, not "
                 f"{side} (translate_crop_px, image_size, image_width)"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _nothing_asked_in_vain(self) -> Self:
+        """Settings that could only fail later or do nothing."""
+        if self.adapt_method == "teacher" and not self.segment_ema_decay:
+            raise ValueError("adapt_method teacher is a moving average: segment_ema_decay above 0")
+        if set(self.render_methods) == {"unit"} and self.render_copies > 1:
+            raise ValueError("render_copies: UNIT makes the same copy each time, so 1")
+        if self.translate_weights != "none" and "unit" not in self.render_methods:
+            raise ValueError("translate_weights without unit in render_methods")
         return self
 
     @property

@@ -149,12 +149,16 @@ def _refuse_folds(config: AdaptConfig) -> None:
 
 
 def _refuse_shared_groups(learned: Sequence[Sample], tested: Sequence[Sample]) -> None:
-    """A drive that a pattern names must not stand on both sides, in whatever folder."""
-    known = {_in_its_folder(sample.group): sample for sample in learned}
+    """A drive that a pattern names must not stand on both sides, in whatever folder.
+
+    The group of an image by itself, or of copies that were linked, is an image's id: no drive.
+    """
+    ids = {sample.id for sample in (*learned, *tested)}
+    known = {_in_its_folder(s.group): s for s in learned if s.group not in ids}
     for sample in tested:
         group = _in_its_folder(sample.group)
         other = known.get(group)
-        if other and group != _in_its_folder(sample.id):  # a group of its own is no drive
+        if other and sample.group not in ids:
             raise LeakError.of(
                 "LEAK",
                 where=f"group {group}",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ import numpy as np
 from fewmask.pipelines.adapt_config import AdaptConfig
 from fewmask.pipelines.adapt_data import domain_rows
 from fewmask.pipelines.adapt_translation import load_unit, translate_image
-from fewmask.report.bill import pretrained_labels
+from fewmask.report.bill import pretrained_labels, pretrained_weights
 from fewmask.report.figures import drawn_ids, strip_png
 from fewmask.report.html import Case
 from fewmask.training.evaluation import Candidate, prior_controls
+from fewmask.training.known_images import FILE, KnownImages
+from fewmask.training.run_folder import RunFolder
 from fewmask.training.segmenting import SegmenterPredictor, load_segmenter, true_targets
 from fewmask.training.workspace import Workspace
 
@@ -31,7 +34,7 @@ def masked_rows(work: Workspace, domain: str) -> list[int]:
 
 def candidates(work: Workspace) -> list[Candidate]:
     """The answer, what it began with, the same network without adaptation and with target masks."""
-    config: AdaptConfig = work.config
+    changed = "render" in work.stages or "adapt" in work.stages
     source = f"{len(masked_rows(work, 'source'))} source masks"
     rows = prior_controls(true_targets(work, masked_rows(work, "source")), work.num_classes, source)
     if "controls" in work.stages:
@@ -49,14 +52,14 @@ def candidates(work: Workspace) -> list[Candidate]:
                     anchor="ceiling" if oracle else "floor",
                 )
             )
-    if config.total_rounds:
+    if "adapt" in work.stages:
         path = work.stages["segment"].path / "segmenter.safetensors"
         rows.append(
             Candidate(
                 "before self-training",
                 "control",
                 _applied(load_segmenter(work, path)),
-                note=f"{_translated(config)}; fewer steps than the other networks",
+                note=f"{_translated(work)}; fewer steps than the other networks",
                 label_cost=source,
             )
         )
@@ -65,8 +68,9 @@ def candidates(work: Workspace) -> list[Candidate]:
             RESULT,
             "result",
             _applied(predictor_of(work)),
-            note=_translated(config) + (f"; {_taught(work)}" if config.total_rounds else ""),
+            note=_translated(work) + (f"; {_taught(work)}" if "adapt" in work.stages else ""),
             label_cost=source,
+            anchor="" if changed else "floor",
         )
     )
     return rows
@@ -83,8 +87,10 @@ def _applied(predictor: SegmenterPredictor) -> Any:
     return lambda _, image: predictor.mask(image)
 
 
-def _translated(config: AdaptConfig) -> str:
-    return f"translated by {', '.join(config.render_methods)}" if config.render_methods else "plain"
+def _translated(work: Workspace) -> str:
+    if "render" not in work.stages:
+        return "plain"
+    return f"translated by {', '.join(work.config.render_methods)}"
 
 
 def _taught(work: Workspace) -> str:
@@ -147,7 +153,32 @@ def bill(works: Sequence[Workspace]) -> list[tuple[str, str, str]]:
         ("pixel masks of the source", f"{count:,}", "your data, training part"),
         ("pixel masks of the target", "0", f"{unlabelled:,} images without; masks measure only"),
         *pretrained_labels(work.config),
+        *_further_networks(work),
     ]
+
+
+def _further_networks(work: Workspace) -> list[tuple[str, str, str]]:
+    """Networks that helped and are not handed out."""
+    config: AdaptConfig = work.config
+    lines: list[tuple[str, str, str]] = []
+    if "translate" in work.stages and config.translate_weights != "none":
+        path = Path(config.translate_weights)
+        seen = "without the test images" if known_images_of(path) else "images not known to fewmask"
+        return [("UNIT of another run", "no masks", f"{path.name}, {seen}")]
+    if "translate" in work.stages and config.translate_lambda_perceptual:
+        weights = config.translate_perceptual_weights
+        lines += pretrained_weights("weights of the perceptual loss", weights)
+    if "choose" in work.stages and config.choose_method == "distance":
+        lines += pretrained_weights("weights of the features to choose by", config.choose_weights)
+    return lines
+
+
+def known_images_of(unit_weights: Path) -> KnownImages | None:
+    """What the run in whose stage a UNIT lies has seen; None if that is no finished run."""
+    run = unit_weights.resolve().parents[1]
+    if not (run / "weights" / FILE).is_file():
+        return None
+    return KnownImages.of(RunFolder.open(run))
 
 
 def checks(works: Sequence[Workspace]) -> dict[str, Any]:

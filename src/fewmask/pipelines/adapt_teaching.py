@@ -17,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import update_bn
 
 from fewmask.conventions import IGNORE_INDEX
 from fewmask.data.mixing import class_mix_region, paste
@@ -169,7 +168,7 @@ def _prepare_teacher(network: nn.Module, *, by_batch: bool) -> None:
     """Evaluation mode, but with batch normalisation by the batch; no statistic is changed."""
     network.eval()
     for module in network.modules() if by_batch else ():
-        if isinstance(module, nn.BatchNorm2d):
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.momentum = 0.0
             module.train()
 
@@ -177,21 +176,29 @@ def _prepare_teacher(network: nn.Module, *, by_batch: bool) -> None:
 def use_statistics_of(network: nn.Module, images: np.ndarray, rows: Sequence[int]) -> None:
     """Normalise by the statistics of these images from now on; no weight is changed.
 
+    They are the means over batches of nearly equal size.
+
     Args:
-        network: With batch normalisation; stays in evaluation mode.
+        network: With batch normalisation; stays in evaluation mode, so that nothing is dropped.
         images: (N, H, W, 3) uint8.
-        rows: Which of them.
+        rows: Which of them; two or more, as some networks normalise a single value of each image.
 
     Source: Li et al. 2018, "Adaptive Batch Normalization".
     """
     device = next(network.parameters()).device
-
-    def batches() -> Iterator[Tensor]:
-        for chunk in _chunks(rows):
-            stop_if_asked()
-            yield _for_network(to_unit(images[chunk]).to(device))
-
-    update_bn(batches(), network)
+    network.eval()
+    layers = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    momenta = [layer.momentum for layer in layers]
+    for layer in layers:
+        layer.reset_running_stats()
+        layer.momentum = None  # the mean over the batches
+        layer.train()
+    for chunk in np.array_split(np.asarray(rows), -(-len(rows) // BATCH)):
+        stop_if_asked()
+        with torch.no_grad():
+            network(_for_network(to_unit(images[chunk]).to(device)))
+    for layer, momentum in zip(layers, momenta, strict=True):
+        layer.momentum = momentum
     network.eval()
 
 
@@ -249,8 +256,8 @@ def information(network: nn.Module, images: np.ndarray, rows: Sequence[int]) -> 
     for chunk in _chunks(rows):
         stop_if_asked()
         with torch.no_grad():
-            logits = network(_for_network(to_unit(images[chunk]).to(device))).double()
-        log_p = logits.log_softmax(1).cpu()  # (N, C, H, W)
+            logits = network(_for_network(to_unit(images[chunk]).to(device))).cpu().double()
+        log_p = logits.log_softmax(1)  # (N, C, H, W)
         p = log_p.exp()
         total = total + p.sum((0, 2, 3))
         entropy -= float((p * log_p).sum())

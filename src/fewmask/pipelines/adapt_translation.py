@@ -165,7 +165,7 @@ def unit_step(
 
 
 def train_unit(work: Workspace, stage: Stage) -> None:
-    """UNIT between the source's and the target's training images; neither needs a mask.
+    """UNIT between the source's and the target's training images; no mask is looked at.
 
     With ``translate_weights`` another run's UNIT is taken as it is.
     """

@@ -22,7 +22,11 @@ def pretrained_labels(config: Settings) -> list[Line]:
     >>> pretrained_labels(SupervisedConfig(encoder_weights="in/aerial.pt"))
     [('weights of the encoder', 'unknown', 'labels behind aerial.pt: not known to fewmask')]
     """
-    what, weights = "weights of the encoder", config.encoder_weights
+    return pretrained_weights("weights of the encoder", config.encoder_weights)
+
+
+def pretrained_weights(what: str, weights: str) -> list[Line]:
+    """The line for weights that a setting names; none for random ones."""
     if weights == "none":
         return []
     if weights in {"packaged", "imagenet"}:

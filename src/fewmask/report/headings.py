@@ -24,7 +24,7 @@ LEGEND = (
     ("control", "what can be had without the method: constants, brightness, or a few true masks."),
     ("evidence", "a control too: the raw maps, cut, without a segmenter trained on them."),
     ("reference", "for comparison only, such as full supervision, the ceiling."),
-    ("oracle", "chosen with the test masks themselves, so never a result."),
+    ("oracle", "chosen or trained with masks that the result does not have, so never a result."),
     ("label-free", "no mask helped to choose the threshold."),
     (
         "gap closed",

@@ -74,10 +74,12 @@ def summary_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     ]
     main = headline_of(evaluation)[0]
     best = best_label_free_control(rows, main)
-    floor = None if best is None else rows[best]["metrics"][main]
-    floor = _anchor(rows, "floor", main, floor)
     full = [r for r in rows if (r["name"], r["kind"]) == (FULL_SUPERVISION, "reference")]
-    ceiling = _anchor(rows, "ceiling", main, full[0]["metrics"].get(main) if full else None)
+    if any(row.get("anchor") for row in rows) or not evaluation.has_background:
+        floor, ceiling = (_anchor(rows, end, main) for end in ("floor", "ceiling"))
+    else:
+        floor = None if best is None else rows[best]["metrics"][main]
+        ceiling = full[0]["metrics"].get(main) if full else None
     for row in rows:
         row["gap_closed"] = gap_closed(row["metrics"].get(main), floor, ceiling)
     if evaluation.result is not None and evaluation.ids:
@@ -85,12 +87,9 @@ def summary_rows(evaluation: Evaluation) -> list[dict[str, Any]]:
     return rows
 
 
-def _anchor(
-    rows: Sequence[dict[str, Any]], anchor: str, metric: str, default: float | None
-) -> float | None:
+def _anchor(rows: Sequence[dict[str, Any]], anchor: str, metric: str) -> float | None:
     """The score of the row that a pipeline has named as one end of the gap."""
-    named = [row["metrics"].get(metric) for row in rows if row.get("anchor") == anchor]
-    return named[0] if named else default
+    return next((r["metrics"].get(metric) for r in rows if r.get("anchor") == anchor), None)
 
 
 def best_label_free_control(rows: Sequence[dict[str, Any]], metric: str) -> int | None:

@@ -112,6 +112,11 @@ class KnownImages:
         """Whether images with these digests of pixels are all those of the run, and no others."""
         return set(digests) == set(self._record_of)
 
+    def part_of(self, digest: str) -> str:
+        """Part of the image with these pixels, by their digest; empty if the run has none such."""
+        record = self._record_of.get(digest)
+        return record["part"] if record else ""
+
     def learned(self, image: np.ndarray) -> str:
         """What of the training or validation part an image is, in words; empty if it is not."""
         record = self._record_of.get(digest_of(image))
