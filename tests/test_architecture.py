@@ -20,10 +20,11 @@ LAYERS = (
         "predict",
         "predict_video",
         "selection",
+        "translate",
         "api",
         "cli",
         "cli_pipelines",
-        "cli_select",
+        "cli_domains",
         "demo",
         "doctor",
         "__main__",
@@ -103,7 +104,7 @@ def test_packages_export_nothing_so_that_imports_stay_lazy():
 
 def test_the_public_names_are_these():
     assert fewmask.__all__ == [
-        "FewmaskError", "Run", "__version__", "resume_run", "select", "tags", "train",
+        "FewmaskError", "Run", "__version__", "adapt", "resume_run", "select", "tags", "train",
     ]  # fmt: skip
     assert dir(fewmask) == sorted(fewmask.__all__)
     for name in fewmask.__all__:

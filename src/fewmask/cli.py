@@ -34,8 +34,10 @@ app.command("fewmask.cli_pipelines:adapt", name="adapt", group=MAKE,
             help="Labelled day in, a segmenter for unlabelled night out.")  # fmt: skip
 app.command("fewmask.cli_pipelines:train", name="train", group=MAKE,
             help="A plain supervised segmenter from images and masks.")  # fmt: skip
-app.command("fewmask.cli_select:select", name="select", group=MAKE,
+app.command("fewmask.cli_domains:select", name="select", group=MAKE,
             help="Choose the images of a pool that are like a target.")  # fmt: skip
+app.command("fewmask.cli_domains:translate", name="translate", group=USE,
+            help="Images in the light of a run's other domain, same names and sizes.")  # fmt: skip
 
 
 @app.command(group=MAKE)
@@ -126,40 +128,6 @@ def predict(
     count = "1 mask" if len(written) == 1 else f"{len(written)} masks"
     print(f"{count} in {out / 'masks'}, overlays in {out / 'overlays'}")
     tell_next(shell_command("evaluate", run, "DATA"), own="DATA with masks")
-
-
-@app.command(group=USE)
-def translate(
-    run: Path,
-    images: Path,
-    /,
-    *,
-    out: Out,
-    to: Literal["target", "source"] = "target",
-    method: Literal["unit", "fourier", "lab", "histogram", "gamma"] | None = None,
-    device: str = "auto",
-) -> None:
-    """Images in the light of a run's other domain, same names and sizes.
-
-    Args:
-        run: A finished run of `fewmask adapt`.
-        images: An image, or a folder of images.
-        out: New or empty folder.
-        to: The domain whose light is wanted.
-        method: Default: the first of the run's --render-methods.
-        device: auto, cpu, cuda, cuda:1, mps.
-    """
-    from fewmask.training.run_folder import RunFolder
-    from fewmask.training.signals import stop_on_signals
-    from fewmask.translate import translate as translate_images
-
-    with stop_on_signals():
-        written = translate_images(
-            RunFolder.open(run), images, out, to=to, method=method, device=device
-        )
-    print(f"{len(written)} translated {'image' if len(written) == 1 else 'images'} in {out}")
-    other = "source" if to == "target" else "target"
-    tell_next(shell_command("translate", run, out, "-o", f"{out}-back", "--to", other))
 
 
 @app.command(group=USE)

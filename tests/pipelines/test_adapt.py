@@ -9,9 +9,10 @@ import torch
 
 import fewmask as library
 from fewmask.config import resolve
+from fewmask.data.loading import Stacked
 from fewmask.data.street import STREET_CLASS_NAMES, make_street
 from fewmask.io.images import read_image, read_mask
-from fewmask.pipelines import adapt, running
+from fewmask.pipelines import adapt_choice, adapt_labelled, running
 from fewmask.pipelines.adapt_config import PRESETS, AdaptConfig
 from fewmask.training.run_folder import RunFolder
 from fewmask.training.workspace import Workspace
@@ -247,7 +248,7 @@ def test_without_target_masks_and_controls_there_is_neither_gap_nor_oracle(cheap
 
 def test_self_training_that_tells_less_is_stopped_and_said(monkeypatch, fewmask, street, tmp_path):
     scores = iter([0.5, 0.4, 0.45, 0.3])
-    monkeypatch.setattr(adapt, "information", lambda *_: next(scores))
+    monkeypatch.setattr(adapt_choice, "information", lambda *_: next(scores))
     run = tmp_path / "run"
     result = fewmask("adapt", *flags_of(street), "-o", run, *TINY, "--no-controls-source-only")
     assert result.code == 0, result.err
@@ -310,15 +311,15 @@ def test_unit_without_its_training_is_refused_at_the_start(fewmask, street, tmp_
 
 def test_shares_of_originals_copies_and_target_images_in_a_batch(finished):
     work = workspace(finished[0])
-    data = adapt.labelled(work)
+    data = adapt_labelled.labelled(work)
     assert data.shares.sum() == pytest.approx(1)
     assert data.shares[:8].sum() == pytest.approx(1 - work.config.render_share)
     more = data.joined(np.zeros((3, 32, 48, 3), np.uint8), np.zeros((3, 32, 48), np.uint8), 0.21)
     assert more.shares[-3:].sum() == pytest.approx(0.21)
     assert more.shares.sum() == pytest.approx(1)
-    rendered = adapt.Stacked(*more.images)
+    rendered = Stacked(*more.images)
     assert (rendered[more.rows[-1]] == 0).all()
-    assert (adapt.Stacked(*data.targets)[data.rows[8]] == data.targets[0][data.rows[0]]).all()
+    assert (Stacked(*data.targets)[data.rows[8]] == data.targets[0][data.rows[0]]).all()
 
 
 def test_all_trainings_of_a_run_take_the_same_number_of_steps(finished):

@@ -181,6 +181,22 @@ class AdaptConfig(Settings):
         return self
 
     @property
+    def idle_stages(self) -> set[str]:
+        """Stages that have nothing to do by these settings."""
+        idle = set()
+        if "unit" not in self.render_methods:
+            idle.add("translate")
+        if not self.render_methods:
+            idle.add("render")
+        if self.choose_method == "none" or not self.total_rounds:
+            idle.add("choose")
+        if not self.total_rounds:
+            idle.add("adapt")
+        if not self.controls_source_only and not self.controls_oracle:
+            idle.add("controls")
+        return idle
+
+    @property
     def total_rounds(self) -> int:
         """Trainings that follow the first one."""
         return {"none": 0, "rounds": self.adapt_rounds, "teacher": 1}[self.adapt_method]

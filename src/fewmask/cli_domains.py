@@ -1,4 +1,4 @@
-"""``fewmask select``: choose images from a pool."""
+"""``fewmask select`` and ``translate``: images of one domain or another."""
 
 from __future__ import annotations
 
@@ -64,3 +64,37 @@ def select(
     print(f"all scores: {folder / 'selected.csv'}" + (f"; copies: {copies}" if copy else ""))
     where = copies if copy else pool
     tell_next(shell_command("predict", "RUN", where, "-o", free_path(NEW_MASKS)), own="RUN")
+
+
+def translate(
+    run: Path,
+    images: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    to: Literal["target", "source"] = "target",
+    method: Literal["unit", "fourier", "lab", "histogram", "gamma"] | None = None,
+    device: str = "auto",
+) -> None:
+    """Images in the light of a run's other domain, same names and sizes.
+
+    Args:
+        run: A finished run of `fewmask adapt`.
+        images: An image, or a folder of images.
+        out: New or empty folder.
+        to: The domain whose light is wanted.
+        method: Default: the first of the run's --render-methods.
+        device: auto, cpu, cuda, cuda:1, mps.
+    """
+    from fewmask.cli import tell_next
+    from fewmask.training.run_folder import RunFolder
+    from fewmask.training.signals import stop_on_signals
+    from fewmask.translate import translate as translate_images
+
+    with stop_on_signals():
+        written = translate_images(
+            RunFolder.open(run), images, out, to=to, method=method, device=device
+        )
+    print(f"{len(written)} translated {'image' if len(written) == 1 else 'images'} in {out}")
+    other = "source" if to == "target" else "target"
+    tell_next(shell_command("translate", run, out, "-o", f"{out}-back", "--to", other))

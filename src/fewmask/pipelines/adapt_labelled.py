@@ -1,0 +1,125 @@
+"""Part of pipeline ``adapt``: the labelled images to train on, as they are and translated."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from fewmask.data.appearance import TRANSLATIONS, Translate, with_noise_of
+from fewmask.data.mixing import rare_image_shares
+from fewmask.pipelines.adapt_config import AdaptConfig
+from fewmask.pipelines.adapt_data import domain_rows
+from fewmask.pipelines.adapt_rows import (
+    masked_rows,
+)
+from fewmask.pipelines.adapt_translation import (
+    load_unit,
+    translate_image,
+)
+from fewmask.randomness import generator
+from fewmask.training.loop import Loop
+from fewmask.training.run_folder import Stage
+from fewmask.training.segmenting import (
+    true_targets,
+)
+from fewmask.training.workspace import Workspace, open_array
+
+LEAST_PX = 16
+"""An image has a class, for the draw by rare classes, if so many pixels of its mask do."""
+
+
+def translators(work: Workspace) -> dict[str, Translate]:
+    """The translations that the settings ask for, UNIT and the cheap ones behind one signature.
+
+    Each takes a source image, a target image and a generator, and gives the source image in the
+    target's light; UNIT has learned that light and looks at neither of the two others.
+    """
+    found = {name: TRANSLATIONS[name] for name in work.config.render_methods if name != "unit"}
+    if "unit" in work.config.render_methods:
+        unit = load_unit(work)
+        found["unit"] = lambda image, _reference, _rng: translate_image(unit, image, "b")
+    return found
+
+
+def render(work: Workspace, stage: Stage) -> None:
+    """Translate each labelled image ``render_copies`` times; its mask stays valid."""
+    config: AdaptConfig = work.config
+    source, target = masked_rows(work, "source"), domain_rows(work, "target", "train")
+    by_name, names = translators(work), config.render_methods
+    count = config.render_copies * len(source)
+    rendered = open_array(stage.path / "rendered.npy", np.uint8, (count, *config.working_size, 3))
+    loop = Loop(stage, count, seed=config.seed, state={}, before_save=rendered.flush, unit="image")
+    origins: list[dict[str, Any]] = []
+    references = generator(config.seed, stage.label, "references").choice(target, count)
+    for i in range(count):
+        copy, k = divmod(i, len(source))
+        method = names[(copy + k) % len(names)]
+        parents = [source[k]] if method == "unit" else [source[k], int(references[i])]
+        name = f"translated/{work.data.samples[source[k]].id}-{copy}"
+        ids = [work.data.samples[row].id for row in parents]
+        origins.append({"id": name, "method": method, "parents": ids})
+    for i in loop:
+        rng = generator(config.seed, stage.label, i)
+        image, reference = work.images[source[i % len(source)]], work.images[references[i]]
+        made = by_name[origins[i]["method"]](image, reference, rng)
+        if config.render_noise and origins[i]["method"] != "unit":
+            made = with_noise_of(made, reference, rng)
+        rendered[i] = made
+    rendered.flush()
+    stage.write_json("rendered.json", origins)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Images with targets to train on, and how often each is drawn.
+
+    Attributes:
+        images: Arrays (N_i, H, W, 3) uint8, one after the other.
+        targets: Their masks (N_i, H, W) uint8.
+        rows: Rows of all arrays together.
+        shares: (len(rows),) float that sums to 1.
+    """
+
+    images: tuple[np.ndarray, ...]
+    targets: tuple[np.ndarray, ...]
+    rows: list[int]
+    shares: np.ndarray
+
+    def joined(self, images: np.ndarray, targets: np.ndarray, share: float) -> Labelled:
+        """These and others, which then have ``share`` of all draws, evenly."""
+        first = sum(len(array) for array in self.images)
+        even = np.full(len(images), share / len(images))
+        return Labelled(
+            (*self.images, images),
+            (*self.targets, targets),
+            [*self.rows, *range(first, first + len(images))],
+            np.concatenate([self.shares * (1 - share), even]),
+        )
+
+
+def labelled(work: Workspace, *, target_masks: bool = False, translated: bool = True) -> Labelled:
+    """The labelled source images.
+
+    Args:
+        work: Images, masks, settings.
+        target_masks: Also target images with their true masks: for the oracle alone.
+        translated: Also the translated copies, if there are any.
+    """
+    config: AdaptConfig = work.config
+    source = masked_rows(work, "source")
+    rows = [*source, *(masked_rows(work, "target") if target_masks else ())]
+    truth = true_targets(work, rows)
+    shares = np.full(len(rows), 1 / len(rows))
+    if config.segment_rare_classes:
+        counts = [np.bincount(truth[row].ravel(), minlength=256) for row in rows]
+        shares = rare_image_shares(np.stack(counts)[:, : work.num_classes], least_px=LEAST_PX)
+    plain = Labelled((work.images,), (truth,), rows, shares)
+    if not translated or "render" not in work.stages:
+        return plain
+    rendered = np.load(work.stages["render"].path / "rendered.npy", mmap_mode="r")
+    copies = len(rendered) // len(source)
+    both = plain.joined(rendered, np.concatenate([truth[source]] * copies), config.render_share)
+    even = np.tile(shares * config.render_share / copies, copies)
+    return replace(both, shares=np.concatenate([both.shares[: len(rows)], even]))
