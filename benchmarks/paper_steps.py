@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ from fewmask.training.fit import FitSettings, fit
 from fewmask.training.image_pool import ImagePool
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import RunFolder, Stage
-from fewmask.training.segmenting import new_segmenter, segmentation_loss
+from fewmask.training.segmenting import fit_settings, new_segmenter, segmentation_loss
 from recording import HERE, machine, provenance, write_results, write_table
 
 COMMAND = "python benchmarks/paper_steps.py"
@@ -104,17 +105,7 @@ def segment(stage: Stage, device: torch.device) -> dict[str, Any]:
     """The supervised U-Net (64 … 1024 channels) at 512 px; its batch is not published."""
     config = _paper(supervised_config.SupervisedConfig, supervised_config.PRESETS)
     batch, size = config.segment_batch_size, config.image_size
-    settings = FitSettings(
-        epochs=1,
-        batch_size=batch,
-        learning_rate=config.segment_learning_rate,
-        optimizer=config.segment_optimizer,
-        schedule=config.segment_schedule,
-        weight_decay=config.segment_weight_decay,
-        ema_decay=config.segment_ema_decay,
-        encoder_rate=config.segment_encoder_rate,
-        max_gradient_norm=5.0,
-    )
+    settings = replace(fit_settings(config), epochs=1)
     images = _images(batch, size)
     masks = (images[..., 0] > 127).astype(np.uint8)
     loss = segmentation_loss(config.segment_loss)

@@ -61,7 +61,7 @@ def adapt(
             --target is the folder of unlabelled images (night), --test one of labelled images of
             the target domain, used to measure and for nothing else.
         out: A new folder for the run; default runs/<source>-adapt.
-        preset: smoke (seconds), fast (minutes on 2 cores), paper (as published), best (ours).
+        preset: smoke (seconds), fast (a CPU), paper (as published), best (ours).
         config: YAML file of settings; flags win over it.
         dry_run: Print what would be done, and stop.
         settings: Of the pipeline.

@@ -239,6 +239,17 @@ def test_rounds_go_on_from_the_checkpoint_before_with_the_chosen_images(cheap):
     assert last != (stage / "round-1.safetensors").read_bytes()
 
 
+def test_a_round_that_was_lost_is_made_again_to_the_same_bits(fewmask, cheap, tmp_path):
+    """As after a kill between the rounds: labels and start come from what the first has left."""
+    run = shutil.copytree(cheap, tmp_path / "run")
+    for name in ("DONE.json", "round-2.safetensors", "adapted.safetensors", "adaptation.json"):
+        (run / "7-adapt" / name).unlink()
+    result = fewmask("resume", run)
+    assert result.code == 0, result.err
+    for name in ("round-1.safetensors", "round-2.safetensors", "adaptation.json"):
+        assert (run / "7-adapt" / name).read_bytes() == (cheap / "7-adapt" / name).read_bytes()
+
+
 def test_without_target_masks_and_controls_there_is_neither_gap_nor_oracle(cheap):
     table = json.loads((cheap / "metrics.json").read_text())
     assert {"adapted", "before self-training", "most frequent class", "prior of the place"} == {
@@ -314,8 +325,13 @@ def test_shares_of_originals_copies_and_target_images_in_a_batch(finished):
     data = adapt_labelled.labelled(work)
     assert data.shares.sum() == pytest.approx(1)
     assert data.shares[:8].sum() == pytest.approx(1 - work.config.render_share)
-    more = data.joined(np.zeros((3, 32, 48, 3), np.uint8), np.zeros((3, 32, 48), np.uint8), 0.21)
-    assert more.shares[-3:].sum() == pytest.approx(0.21)
+    more = data.joined(
+        np.zeros((3, 32, 48, 3), np.uint8),
+        np.zeros((3, 32, 48), np.uint8),
+        0.21,
+        np.array([1, 1, 2]),
+    )
+    assert more.shares[-3:] == pytest.approx([0.0525, 0.0525, 0.105])
     assert more.shares.sum() == pytest.approx(1)
     rendered = Stacked(*more.images)
     assert (rendered[more.rows[-1]] == 0).all()

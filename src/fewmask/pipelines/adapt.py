@@ -42,7 +42,6 @@ import numpy as np
 from torch import nn
 
 from fewmask.data.loading import Stacked, steps_per_epoch
-from fewmask.data.splits import check_lineage
 from fewmask.io.images import write_image, write_mask
 from fewmask.masks.confidence import place_prior
 from fewmask.pipelines.adapt_checks import refuse_impossible
@@ -63,7 +62,7 @@ from fewmask.pipelines.adapt_rows import (
 from fewmask.pipelines.adapt_teaching import label_images, teacher
 from fewmask.pipelines.adapt_translation import train_unit
 from fewmask.training.checkpoint import save_weights
-from fewmask.training.evaluation import measure, measured_rows
+from fewmask.training.evaluation import measure, measured_rows, refuse_descendants
 from fewmask.training.export import export_masks
 from fewmask.training.fit import FitSettings
 from fewmask.training.loop import Loop
@@ -152,7 +151,8 @@ def adapt(work: Workspace, stage: Stage) -> None:
                 choice.network, work.images, rows, work.num_classes, config.adapt_keep,
                 config.predict_views, prior,
             )  # fmt: skip
-            more = data.joined(work.images[rows], labels, config.adapt_target_share)
+            even, share = np.ones(len(rows)), config.adapt_target_share
+            more = data.joined(work.images[rows], labels, share, even)
             file, loss = f"round-{number}", config.adapt_loss
             network = _fit(work, stage, more, file, start=start, settings=settings, loss=loss)
             start = stage.path / f"{file}.safetensors"
@@ -197,11 +197,7 @@ def evaluate(work: Workspace, stage: Stage) -> None:
     Raises:
         LeakError: something was trained on that descends from a test image.
     """
-    parents: dict[str, list[str]] = {}
-    if "render" in work.stages:
-        copies = work.stages["render"].read_json("rendered.json")
-        parents = {copy["id"]: copy["parents"] for copy in copies}
-    check_lineage([*work.parts["train"], *work.parts["val"], *parents], parents, work.parts["test"])
+    refuse_descendants(work, "render", "rendered.json")
     measure(work, stage, candidates(work))
 
 

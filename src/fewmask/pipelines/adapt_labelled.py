@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -87,15 +87,16 @@ class Labelled:
     rows: list[int]
     shares: np.ndarray
 
-    def joined(self, images: np.ndarray, targets: np.ndarray, share: float) -> Labelled:
-        """These and others, which then have ``share`` of all draws, evenly."""
+    def joined(
+        self, images: np.ndarray, targets: np.ndarray, share: float, weights: np.ndarray
+    ) -> Labelled:
+        """These and others, which then have ``share`` of all draws, by their ``weights``."""
         first = sum(len(array) for array in self.images)
-        even = np.full(len(images), share / len(images))
         return Labelled(
             (*self.images, images),
             (*self.targets, targets),
             [*self.rows, *range(first, first + len(images))],
-            np.concatenate([self.shares * (1 - share), even]),
+            np.concatenate([self.shares * (1 - share), weights / weights.sum() * share]),
         )
 
 
@@ -120,6 +121,5 @@ def labelled(work: Workspace, *, target_masks: bool = False, translated: bool = 
         return plain
     rendered = np.load(work.stages["render"].path / "rendered.npy", mmap_mode="r")
     copies = len(rendered) // len(source)
-    both = plain.joined(rendered, np.concatenate([truth[source]] * copies), config.render_share)
-    even = np.tile(shares * config.render_share / copies, copies)
-    return replace(both, shares=np.concatenate([both.shares[: len(rows)], even]))
+    masks, weights = np.concatenate([truth[source]] * copies), np.tile(shares, copies)
+    return plain.joined(rendered, masks, config.render_share, weights)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fewmask.io.images import read_image
 from fewmask.pipelines.adapt_config import AdaptConfig
 from fewmask.pipelines.adapt_data import domain_rows
 from fewmask.pipelines.adapt_translation import load_unit, translate_image
@@ -100,8 +101,6 @@ def _taught(work: Workspace) -> str:
 
 def panels(work: Workspace, row: int, size: tuple[int, ...]) -> list[tuple[str, np.ndarray]]:
     """The segmenter without adaptation on a test image, if there is one."""
-    from fewmask.io.images import read_image
-
     stage = work.stages.get("controls")
     path = stage and stage.path / "source-only.safetensors"
     if not path or not path.exists():

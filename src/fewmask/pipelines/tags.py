@@ -44,7 +44,6 @@ from __future__ import annotations
 import numpy as np
 
 from fewmask.conventions import IGNORE_INDEX
-from fewmask.data.splits import check_lineage
 from fewmask.masks.pseudo_labels import against_the_rest, only_tagged
 from fewmask.pipelines.folders import one_folder
 from fewmask.pipelines.tags_bill import bill
@@ -64,7 +63,7 @@ from fewmask.pipelines.tags_rows import (
 from fewmask.pipelines.tags_sharpness import checks
 from fewmask.pipelines.tags_translation import augment, train_translation
 from fewmask.training.controls import controls
-from fewmask.training.evaluation import measure
+from fewmask.training.evaluation import measure, refuse_descendants
 from fewmask.training.export import export_masks
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import Stage
@@ -162,12 +161,7 @@ def evaluate(work: Workspace, stage: Stage) -> None:
     Raises:
         LeakError: something was trained on that descends from a test image.
     """
-    parents: dict[str, list[str]] = {}
-    if "augment" in work.stages:
-        generated = work.stages["augment"].read_json("generated.json")
-        parents = {record["id"]: record["parents"] for record in generated}
-    trained_on = [*work.parts["train"], *work.parts["val"], *parents]
-    check_lineage(trained_on, parents, work.parts["test"])
+    refuse_descendants(work, "augment", "generated.json")
     measure(work, stage, candidates(work))
 
 

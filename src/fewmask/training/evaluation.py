@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from fewmask.data.folder import read_target
+from fewmask.data.splits import check_lineage
 from fewmask.data.transforms import resize_mask
 from fewmask.io.images import read_image
 from fewmask.metrics.confusion import confusion_matrix, summarise
@@ -113,6 +114,23 @@ def measured_rows(work: Workspace) -> list[int]:
         if work.data.samples[row].mask_path is not None
         or (work.data.mask_encoding is not None and work.data.has_tags and not work.tags[row].any())
     ]
+
+
+def refuse_descendants(work: Workspace, maker: str, record: str) -> None:
+    """Refuse to measure on test images that training images were made from.
+
+    Args:
+        work: A fold, split already.
+        maker: Stage that makes images, if it ran.
+        record: Its JSON file: a list with the ``id`` and ``parents`` of each image.
+
+    Raises:
+        LeakError: something was trained on that descends from a test image.
+    """
+    made = work.stages[maker].read_json(record) if maker in work.stages else []
+    parents = {image["id"]: image["parents"] for image in made}
+    trained_on = [*work.parts["train"], *work.parts["val"], *parents]
+    check_lineage(trained_on, parents, work.parts["test"])
 
 
 def measure(work: Workspace, stage: Stage, candidates: Sequence[Candidate]) -> None:
