@@ -15,6 +15,7 @@ from fewmask.pipelines.adapt_config import PRESETS, AdaptConfig
 from fewmask.pipelines.adapt_teaching import (
     information,
     label_images,
+    label_weights,
     mixed_lesson,
     pseudo_labels,
     teacher,
@@ -64,11 +65,11 @@ class TestMixedLesson:
         truth[:, 0, :3] = 255
         labels = torch.randint(4, 7, (3, 6, 8))
         labels[:, :3] = 255
-        return source, truth, target, labels, torch.tensor([0.5, 0.25, 1.0])
+        return source, truth, target, labels, torch.rand(3, 6, 8)
 
     def test_image_label_and_weight_come_from_the_same_domain_at_every_pixel(self):
-        source, truth, target, labels, trust = self.parts()
-        lesson = mixed_lesson(source, truth, target, labels, trust, draw())
+        source, truth, target, labels, weights = self.parts()
+        lesson = mixed_lesson(source, truth, target, labels, weights, draw())
         for i in range(3):
             s = i % 2
             pasted = (lesson.image[i] == source[s]).all(0)
@@ -77,12 +78,12 @@ class TestMixedLesson:
             assert torch.equal(lesson.target[i][pasted], truth[s][pasted])
             assert torch.equal(lesson.target[i][~pasted], labels[i][~pasted])
             assert (lesson.weight[i][pasted] == 1).all()
-            assert (lesson.weight[i][~pasted] == trust[i]).all()
+            assert torch.equal(lesson.weight[i][~pasted], weights[i][~pasted])
             assert 255 not in truth[s][pasted]
 
     def test_whole_classes_are_pasted(self):
-        source, truth, target, labels, trust = self.parts()
-        lesson = mixed_lesson(source, truth, target, labels, trust, draw())
+        source, truth, target, labels, weights = self.parts()
+        lesson = mixed_lesson(source, truth, target, labels, weights, draw())
         pasted = set(lesson.target[0].unique().tolist()) & {0, 1, 2, 3}
         assert len(pasted) == 2
         for k in pasted:
@@ -111,6 +112,18 @@ class TestTrust:
     def test_of_labels_that_are_left_out_none_is_sure(self):
         labels = torch.tensor([[[0, 255]]])
         assert trust_in(torch.ones(1, 1, 1, 2), labels, 0).tolist() == [0.5]
+
+
+class TestLabelWeights:
+    labels = torch.tensor([[[0, 255]], [[255, 1]]])
+
+    def test_what_is_left_out_weighs_a_fraction_of_the_trust_in_its_image(self):
+        weights = label_weights(self.labels, torch.tensor([0.5, 0.8]), 0.25)
+        assert weights.tolist() == [[[0.5, 0.125]], [[pytest.approx(0.2), pytest.approx(0.8)]]]
+
+    def test_or_nothing(self):
+        weights = label_weights(self.labels, torch.ones(2), 0.0)
+        assert weights.tolist() == [[[1, 0]], [[0, 1]]]
 
 
 class Net(nn.Module):
@@ -285,6 +298,27 @@ class TestTeach:
     def test_the_weight_is_a_factor(self):
         (one, arguments), (two, _) = self.parts(), self.parts(adapt_weight=2.0)
         assert two(*arguments).item() == pytest.approx(2 * one(*arguments).item())
+
+    @pytest.mark.parametrize("unsure", [0.0, 0.25])
+    def test_labels_that_are_not_kept_count_less_or_not_at_all(self, monkeypatch, unsure):
+        seen = {}
+
+        def keep(logits, target, pixel_weight):
+            seen["target"], seen["weight"] = target, pixel_weight
+            return cross_entropy(logits, target, pixel_weight=pixel_weight)
+
+        monkeypatch.setattr(adapt_teaching, "cross_entropy", keep)
+        teach, arguments = self.parts(
+            adapt_keep=0.5, adapt_unsure_weight=unsure, adapt_sure_above=0.0
+        )
+        arguments[2][:] = 255  # nothing is pasted
+        teach(*arguments)
+        labelled = seen["target"] != 255
+        assert labelled.all() if unsure else 0.4 < labelled.float().mean() < 1
+        weights = [seen["weight"][i].unique() for i in range(len(labelled))]
+        assert any(len(found) == 2 for found in weights)
+        for low, high in (found.tolist() for found in weights if len(found) == 2):
+            assert low == pytest.approx(unsure * high)
 
     def test_without_trust_only_pasted_pixels_teach(self, monkeypatch):
         seen = {}

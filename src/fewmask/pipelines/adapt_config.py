@@ -131,6 +131,8 @@ class AdaptConfig(Settings):
     """Loss of the rounds. Published: cross-entropy, or combined (half focal, γ = 2)."""
     adapt_keep: float = Field(1.0, gt=0, le=1)
     """Share of each class's pixels, the surest, that count as labels; 1, as published: all."""
+    adapt_unsure_weight: float = Field(0.0, ge=0, le=1)
+    """Teacher: weight of the labels beyond that share, as a fraction; 0 ignores them."""
     adapt_place_prior: float = Field(0.0, ge=0)
     """Self-training labels are chosen by probability times how often the source has the class at
     that place, to this power: for views in which up is up. 0: probability alone."""
@@ -229,6 +231,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "segment_rare_classes": True,
         "segment_min_steps": 200,
         "adapt_steps": 200,
+        "adapt_keep": 0.7,
+        "adapt_unsure_weight": 0.6,
     },
     "paper": {
         "image_size": 512,
@@ -259,5 +263,8 @@ PRESETS: dict[str, dict[str, Any]] = {
         "render_methods": ("histogram", "lab", "fourier", "gamma"),
         "render_copies": 4,
         "segment_rare_classes": True,
+        "segment_min_steps": 800,
+        "adapt_keep": 0.7,
+        "adapt_unsure_weight": 0.6,
     },
 }

@@ -1,9 +1,10 @@
 """Part of pipeline ``adapt``, ours: a teacher labels target images while the student learns.
 
 The teacher is the student's moving average. Its labels of an image weigh as much as it is sure of
-them; or each class keeps its surest pixels and the rest is ignored. Half of the classes of a
-labelled source image are pasted over the target image, so that rare classes and their outlines are
-always taught by true labels too; and source images are drawn by what is rare on them.
+them, and within the image those weigh less that are not among the surest of their class. Half of
+the classes of a labelled source image are pasted over the target image, so that rare classes and
+their outlines are always taught by true labels too; and source images are drawn by what is rare on
+them.
 
 Source: Tarvainen & Valpola 2017 (mean teacher), Tranheden et al. 2021 (DACS), Zou et al. 2018
 (class-balanced self-training), Hoyer et al. 2022 (DAFormer). Written from the papers.
@@ -85,25 +86,43 @@ def trust_in(probs: Tensor, labels: Tensor, sure_above: float) -> Tensor:
     return sure.float().mean((1, 2))
 
 
+def label_weights(labels: Tensor, trust: Tensor, unsure_weight: float) -> Tensor:
+    """A weight for each label: the trust in its image, a fraction of it where it was left out.
+
+    Labels of which the teacher is unsure are where a rare class may be missed: fully weighed, they
+    unlearn it. Left out, nothing holds two large classes apart, and one grows into the other.
+
+    Args:
+        labels: (N, H, W) int64 from :func:`pseudo_labels`; 255 where a label was left out.
+        trust: (N,) float in [0, 1] from :func:`trust_in`.
+        unsure_weight: That fraction, in [0, 1].
+
+    Returns:
+        (N, H, W) float in [0, 1].
+    """
+    share = torch.where(labels == IGNORE_INDEX, unsure_weight, 1.0)
+    return trust[:, None, None] * share
+
+
 def mixed_lesson(
     source_image: Tensor,
     source_target: Tensor,
     image: Tensor,
     labels: Tensor,
-    trust: Tensor,
+    weights: Tensor,
     rng: np.random.Generator,
 ) -> Lesson:
     """Paste half of the classes of each source image over a target image.
 
-    The teacher's pixels weigh as much as it is trusted on the whole image: while it is unsure, the
-    student learns from it slowly. Pasted pixels weigh 1.
+    The teacher's pixels keep their weights: while it is unsure, the student learns from it slowly.
+    Pasted pixels weigh 1.
 
     Args:
         source_image: (N, 3, H, W) float in [0, 1].
         source_target: (N, H, W) int64 true ids and 255.
         image: (M, 3, H, W) float in [0, 1], target images; each is paired with source ``i % N``.
-        labels: (M, H, W) int64 from :func:`pseudo_labels`.
-        trust: (M,) float in [0, 1] from :func:`trust_in`.
+        labels: (M, H, W) int64 ids and 255, the teacher's.
+        weights: (M, H, W) float in [0, 1] from :func:`label_weights`.
         rng: Draws the classes.
 
     Source: Tranheden et al. 2021, section 3.2.
@@ -116,7 +135,7 @@ def mixed_lesson(
             Lesson(
                 paste(region, source_image[i % len(source_image)], image[i]),
                 paste(region, truth, labels[i]),
-                paste(region, torch.ones_like(trust[i]), trust[i]).to(image.dtype),
+                paste(region, torch.ones_like(weights[i]), weights[i]).to(image.dtype),
             )
         )
     return Lesson(*(torch.stack(parts) for parts in zip(*lessons, strict=True)))
@@ -157,7 +176,10 @@ def teacher(
             probs = probs / probs.sum(1, keepdim=True).clamp(min=1e-12)
         labels = pseudo_labels(probs, config.adapt_keep)
         trust = trust_in(probs, labels, config.adapt_sure_above)
-        lesson = mixed_lesson(image, target, shown, labels, trust, rng)
+        weights = label_weights(labels, trust, config.adapt_unsure_weight)
+        if config.adapt_unsure_weight:
+            labels = probs.argmax(1)
+        lesson = mixed_lesson(image, target, shown, labels, weights, rng)
         altered = [strong(x, None, *names, "strong", i)[0] for i, x in enumerate(lesson.image)]
         logits = network(_for_network(torch.stack(altered)))
         loss = cross_entropy(logits, lesson.target, pixel_weight=lesson.weight)
