@@ -327,7 +327,7 @@ def test_shares_of_originals_copies_and_target_images_in_a_batch(finished):
     assert data.shares[:8].sum() == pytest.approx(1 - work.config.render_share)
     more = data.joined(
         np.zeros((3, 32, 48, 3), np.uint8),
-        np.zeros((3, 32, 48), np.uint8),
+        [np.zeros((3, 32, 48), np.uint8)],
         0.21,
         np.array([1, 1, 2]),
     )
@@ -336,6 +336,20 @@ def test_shares_of_originals_copies_and_target_images_in_a_batch(finished):
     rendered = Stacked(*more.images)
     assert (rendered[more.rows[-1]] == 0).all()
     assert (Stacked(*data.targets)[data.rows[8]] == data.targets[0][data.rows[0]]).all()
+
+
+def test_only_the_masks_to_learn_from_are_in_memory_and_the_copies_share_them(finished):
+    work = workspace(finished[0])
+    data = adapt_labelled.labelled(work)
+    own, *copied = data.targets
+    assert own.array.shape == (8, 32, 48)
+    assert len(own) == len(work.images) > 8
+    assert len(copied) == work.config.render_copies
+    assert all(np.shares_memory(masks, own.array) for masks in copied)
+    assert sum(map(len, data.targets)) == sum(map(len, data.images))
+    both = adapt_labelled.labelled(work, target_masks=True)
+    assert len(both.targets[0].array) > 8
+    assert all(len(masks) == 8 for masks in both.targets[1:])
 
 
 def test_all_trainings_of_a_run_take_the_same_number_of_steps(finished):

@@ -14,6 +14,30 @@ from fewmask.data.transforms import Augmentation, to_unit
 from fewmask.randomness import derive_seed, generator
 
 
+class Sparse:
+    """Rows of a large array of which only some are in memory, under their own numbers.
+
+    Args:
+        array: (M, ...) the rows that are there.
+        rows: Their M numbers, each once.
+        length: Of the large array.
+
+    >>> some = Sparse(np.array([[5], [6]]), [7, 2], length=9)
+    >>> len(some), some.ndim, some[2].tolist()
+    (9, 2, [6])
+    """
+
+    def __init__(self, array: np.ndarray, rows: Sequence[int], length: int) -> None:
+        self.array, self.ndim, self._length = array, array.ndim, length
+        self._place_of = {row: place for place, row in enumerate(rows)}
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.array[self._place_of[row]]
+
+
 class Stacked:
     """Several arrays as one, along the first axis; none is copied, so they may be memory-mapped.
 
@@ -25,7 +49,7 @@ class Stacked:
     (3, 2, [3])
     """
 
-    def __init__(self, *arrays: np.ndarray) -> None:
+    def __init__(self, *arrays: np.ndarray | Sparse) -> None:
         self.arrays = arrays
         self.ndim = arrays[0].ndim
         self._ends = np.cumsum([len(array) for array in arrays])
@@ -39,7 +63,7 @@ class Stacked:
         return array[row - self._ends[which] + len(array)]
 
 
-Rows = np.ndarray | Stacked
+Rows = np.ndarray | Sparse | Stacked
 
 
 class TrainingSet(Dataset[tuple[Tensor, Tensor]]):

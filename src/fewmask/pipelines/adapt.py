@@ -134,7 +134,7 @@ def adapt(work: Workspace, stage: Stage) -> None:
     start = work.stages["segment"].path / "segmenter.safetensors"
     prior = None
     if config.adapt_place_prior:
-        truth = data.targets[0][masked_rows(work, "source")]
+        truth = true_targets(work, masked_rows(work, "source")).array
         prior = place_prior(truth, work.num_classes) ** config.adapt_place_prior
     choice = Choice(work, rows)
     choice.offer(BEGIN, load_segmenter(work, start).network)
@@ -152,7 +152,7 @@ def adapt(work: Workspace, stage: Stage) -> None:
                 config.predict_views, prior,
             )  # fmt: skip
             even, share = np.ones(len(rows)), config.adapt_target_share
-            more = data.joined(work.images[rows], labels, share, even)
+            more = data.joined(work.images[rows], [labels], share, even)
             file, loss = f"round-{number}", config.adapt_loss
             network = _fit(work, stage, more, file, start=start, settings=settings, loss=loss)
             start = stage.path / f"{file}.safetensors"

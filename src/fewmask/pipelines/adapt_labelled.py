@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from fewmask.data.appearance import TRANSLATIONS, Translate, with_noise_of
+from fewmask.data.loading import Sparse
 from fewmask.data.mixing import rare_image_shares
 from fewmask.pipelines.adapt_config import AdaptConfig
 from fewmask.pipelines.adapt_data import domain_rows
@@ -77,24 +79,28 @@ class Labelled:
 
     Attributes:
         images: Arrays (N_i, H, W, 3) uint8, one after the other.
-        targets: Their masks (N_i, H, W) uint8.
+        targets: Their masks (N_j, H, W) uint8, cut otherwise perhaps; as many in all.
         rows: Rows of all arrays together.
         shares: (len(rows),) float that sums to 1.
     """
 
     images: tuple[np.ndarray, ...]
-    targets: tuple[np.ndarray, ...]
+    targets: tuple[np.ndarray | Sparse, ...]
     rows: list[int]
     shares: np.ndarray
 
     def joined(
-        self, images: np.ndarray, targets: np.ndarray, share: float, weights: np.ndarray
+        self,
+        images: np.ndarray,
+        targets: Sequence[np.ndarray],
+        share: float,
+        weights: np.ndarray,
     ) -> Labelled:
         """These and others, which then have ``share`` of all draws, by their ``weights``."""
         first = sum(len(array) for array in self.images)
         return Labelled(
             (*self.images, images),
-            (*self.targets, targets),
+            (*self.targets, *targets),
             [*self.rows, *range(first, first + len(images))],
             np.concatenate([self.shares * (1 - share), weights / weights.sum() * share]),
         )
@@ -121,5 +127,5 @@ def labelled(work: Workspace, *, target_masks: bool = False, translated: bool = 
         return plain
     rendered = np.load(work.stages["render"].path / "rendered.npy", mmap_mode="r")
     copies = len(rendered) // len(source)
-    masks, weights = np.concatenate([truth[source]] * copies), np.tile(shares, copies)
-    return plain.joined(rendered, masks, config.render_share, weights)
+    masks = [truth.array[: len(source)]] * copies
+    return plain.joined(rendered, masks, config.render_share, np.tile(shares, copies))

@@ -37,7 +37,8 @@ def candidates(work: Workspace) -> list[Candidate]:
     """The answer, what it began with, the same network without adaptation and with target masks."""
     changed = "render" in work.stages or "adapt" in work.stages
     source = f"{len(masked_rows(work, 'source'))} source masks"
-    rows = prior_controls(true_targets(work, masked_rows(work, "source")), work.num_classes, source)
+    truth = true_targets(work, masked_rows(work, "source"))
+    rows = prior_controls(truth.array, work.num_classes, source)
     if "controls" in work.stages:
         stage = work.stages["controls"]
         for name, masks in stage.read_json("controls.json").items():

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fewmask.config import Settings
 from fewmask.conventions import IGNORE_INDEX
 from fewmask.data.folder import DataFolder, Sample, read_target
-from fewmask.data.loading import Rows, TrainingSet
+from fewmask.data.loading import Rows, Sparse, TrainingSet
 from fewmask.data.transforms import (
     Augmentation,
     resize_image,
@@ -279,13 +279,13 @@ def true_target(sample: Sample, data: DataFolder, size: tuple[int, int]) -> np.n
     return resize_mask(target, *size)
 
 
-def true_targets(work: Workspace, rows: Sequence[int]) -> np.ndarray:
-    """(N, H, W) uint8 with the true masks of ``rows`` and 255 everywhere else."""
-    size = work.config.working_size
-    targets = np.full((len(work.images), *size), IGNORE_INDEX, np.uint8)
-    for row in rows:
-        targets[row] = true_target(work.data.samples[row], work.data, size)
-    return targets
+def true_targets(work: Workspace, rows: Sequence[int]) -> Sparse:
+    """(H, W) uint8 true masks of ``rows`` by row; only these are in memory, in their order."""
+    size, wanted = work.config.working_size, list(dict.fromkeys(rows))
+    targets = np.empty((len(wanted), *size), np.uint8)
+    for i, row in enumerate(wanted):
+        targets[i] = true_target(work.data.samples[row], work.data, size)
+    return Sparse(targets, wanted, len(work.images))
 
 
 def load_segmenter(work: Workspace, path: Path) -> SegmenterPredictor:
