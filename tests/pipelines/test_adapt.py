@@ -11,8 +11,10 @@ import fewmask as library
 from fewmask.config import resolve
 from fewmask.data.loading import Stacked
 from fewmask.data.street import STREET_CLASS_NAMES, make_street
+from fewmask.data.transforms import resize_mask
 from fewmask.io.images import read_image, read_mask
-from fewmask.pipelines import adapt_choice, adapt_labelled, running
+from fewmask.masks.confidence import place_prior
+from fewmask.pipelines import adapt, adapt_choice, adapt_labelled, running
 from fewmask.pipelines.adapt_config import PRESETS, AdaptConfig
 from fewmask.training.run_folder import RunFolder
 from fewmask.training.workspace import Workspace
@@ -248,6 +250,25 @@ def test_a_round_that_was_lost_is_made_again_to_the_same_bits(fewmask, cheap, tm
     assert result.code == 0, result.err
     for name in ("round-1.safetensors", "round-2.safetensors", "adaptation.json"):
         assert (run / "7-adapt" / name).read_bytes() == (cheap / "7-adapt" / name).read_bytes()
+
+
+def test_the_prior_of_the_place_is_counted_on_the_source_masks(
+    monkeypatch, fewmask, street, tmp_path
+):
+    given, teacher = [], adapt.teacher
+
+    def seen(work, rows, name, prior):
+        given.append(prior)
+        return teacher(work, rows, name, prior)
+
+    monkeypatch.setattr(adapt, "teacher", seen)
+    result = fewmask("adapt", *flags_of(street), "-o", tmp_path / "run", *TINY,
+                     "--adapt-place-prior=2", "--no-controls-source-only")  # fmt: skip
+    assert result.code == 0, result.err
+    paths = sorted((street / "day/masks").glob("*.png"))
+    masks = np.stack([resize_mask(read_mask(path), 32, 48) for path in paths])
+    assert len(masks) == 8
+    assert given[0] == pytest.approx(place_prior(masks, 8) ** 2)
 
 
 def test_without_target_masks_and_controls_there_is_neither_gap_nor_oracle(cheap):

@@ -134,7 +134,7 @@ def adapt(work: Workspace, stage: Stage) -> None:
     start = work.stages["segment"].path / "segmenter.safetensors"
     prior = None
     if config.adapt_place_prior:
-        truth = true_targets(work, masked_rows(work, "source")).array
+        truth = np.stack([data.targets[0][row] for row in masked_rows(work, "source")])
         prior = place_prior(truth, work.num_classes) ** config.adapt_place_prior
     choice = Choice(work, rows)
     choice.offer(BEGIN, load_segmenter(work, start).network)

@@ -17,13 +17,8 @@ from fewmask.metrics.choice import Method, choose
 from fewmask.models.features import level_statistics
 from fewmask.pipelines.adapt_config import AdaptConfig
 from fewmask.pipelines.adapt_data import domain_rows
-from fewmask.pipelines.adapt_rows import (
-    masked_rows,
-)
-from fewmask.pipelines.adapt_teaching import (
-    information,
-    use_statistics_of,
-)
+from fewmask.pipelines.adapt_rows import masked_rows
+from fewmask.pipelines.adapt_teaching import information, use_statistics_of
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import Stage
 from fewmask.training.workspace import Workspace

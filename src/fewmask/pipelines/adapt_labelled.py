@@ -13,19 +13,12 @@ from fewmask.data.loading import Sparse
 from fewmask.data.mixing import rare_image_shares
 from fewmask.pipelines.adapt_config import AdaptConfig
 from fewmask.pipelines.adapt_data import domain_rows
-from fewmask.pipelines.adapt_rows import (
-    masked_rows,
-)
-from fewmask.pipelines.adapt_translation import (
-    load_unit,
-    translate_image,
-)
+from fewmask.pipelines.adapt_rows import masked_rows
+from fewmask.pipelines.adapt_translation import load_unit, translate_image
 from fewmask.randomness import generator
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import Stage
-from fewmask.training.segmenting import (
-    true_targets,
-)
+from fewmask.training.segmenting import true_targets
 from fewmask.training.workspace import Workspace, open_array
 
 LEAST_PX = 16
