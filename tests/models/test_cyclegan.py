@@ -27,6 +27,8 @@ class TestPublishedTables:
             "UNIT, both auto-encoders": (18_018_054, 18_018_054),
             "UNIT discriminator, three sizes": (8_271_171, 8_271_171),
             "Panoptic FPN, ResNet-101, 19 classes": (45_110_483, 45_110_483),
+            "StyleGAN2 generator, 256 px": (24_767_458, 24_767_458),
+            "StyleGAN2 discriminator, 256 px": (24_001_089, 24_001_089),
         }
 
     def test_every_count_in_print_is_met(self):

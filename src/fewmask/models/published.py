@@ -11,6 +11,8 @@ from fewmask.models.blocks import count_parameters
 from fewmask.models.classifier import vgg16_classifier
 from fewmask.models.cyclegan import Discriminator, Generator
 from fewmask.models.segmenter import build_segmenter, classic_unet
+from fewmask.models.stylegan2 import Discriminator as StyleGan2Discriminator
+from fewmask.models.stylegan2 import Generator as StyleGan2Generator
 from fewmask.models.unit import MultiScaleDiscriminator, Unit
 
 
@@ -42,6 +44,8 @@ def published_networks() -> list[PublishedNetwork]:
             _count("UNIT, both auto-encoders", Unit(), published=None),
             _count("UNIT discriminator, three sizes", MultiScaleDiscriminator(), published=None),
             _count("Panoptic FPN, ResNet-101, 19 classes", panoptic_fpn, published=None),
+            _count("StyleGAN2 generator, 256 px", StyleGan2Generator(), published=None),
+            _count("StyleGAN2 discriminator, 256 px", StyleGan2Discriminator(), published=None),
         ]
 
 
