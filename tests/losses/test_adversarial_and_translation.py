@@ -119,3 +119,57 @@ class TestTranslation:
         assert torch.autograd.gradcheck(tr.total_variation, (m,))
         assert torch.autograd.gradcheck(lambda x: tr.cycle_loss(x, other), (m,))
         assert torch.autograd.gradcheck(lambda x: tr.attention_area_loss(x, 0.9), (m,))
+
+
+class TestStyleGan2Regularisers:
+    @staticmethod
+    def judge(image):
+        weight = torch.linspace(-1, 1, image[0].numel(), dtype=torch.float64).reshape(
+            image[0].shape
+        )
+        return (image * weight).sum((1, 2, 3)).tanh() + image.square().sum((1, 2, 3))
+
+    @staticmethod
+    def draw(ws):
+        """An image (N, 2, 4, 3) of styles (N, 3, 5), not linear in them."""
+        generator = torch.Generator().manual_seed(0)
+        weight = torch.randn(15, 24, dtype=torch.float64, generator=generator)
+        return (ws.flatten(1) @ weight).sin().reshape(-1, 2, 4, 3)
+
+    def test_r1_against_finite_differences(self):
+        real = torch.rand(3, 2, 4, 3, dtype=torch.float64)
+        step, total = 1e-6, 0.0
+        for index in range(real[0].numel()):
+            shift = torch.zeros_like(real[0]).flatten()
+            shift[index] = step
+            shift = shift.reshape(real[0].shape)
+            slope = (self.judge(real + shift) - self.judge(real - shift)) / (2 * step)
+            total += slope.square().sum().item()
+        real.requires_grad_()
+        got = adv.r1_penalty(self.judge(real), real)
+        assert got.item() == pytest.approx(total / 3, rel=1e-7)
+
+    def test_r1_teaches_the_judge(self):
+        weight = torch.tensor([3.0], dtype=torch.float64, requires_grad=True)
+        real = torch.ones(2, 1, 1, 1, dtype=torch.float64, requires_grad=True)
+        adv.r1_penalty((weight * real).sum((1, 2, 3)), real).backward()
+        assert weight.grad.item() == pytest.approx(2 * 3.0)  # d w² / d w
+
+    def test_path_lengths_against_the_whole_jacobian(self):
+        ws = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+        direction = torch.randn(2, 2, 4, 3, dtype=torch.float64)
+        got = adv.path_lengths(self.draw(ws), ws, direction)
+        for n in range(2):
+            jacobian = torch.autograd.functional.jacobian(
+                lambda w: self.draw(w[None])[0].flatten(), ws[n].detach()
+            )  # (24, 3, 5)
+            moved = torch.einsum("pld,p->ld", jacobian, direction[n].flatten()) / math.sqrt(12)
+            expected = math.sqrt(moved.square().sum(1).mean())
+            assert got[n].item() == pytest.approx(expected, rel=1e-9)
+
+    def test_path_lengths_can_be_differentiated(self):
+        ws = torch.randn(2, 3, 5, dtype=torch.float64, requires_grad=True)
+        direction = torch.randn(2, 2, 4, 3, dtype=torch.float64)
+        assert torch.autograd.gradcheck(
+            lambda w: adv.path_lengths(self.draw(w), w, direction), (ws,)
+        )

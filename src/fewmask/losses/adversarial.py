@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 from torch.nn import functional
 
@@ -67,3 +70,38 @@ def log_discriminator_loss(logits_real: Tensor, logits_fake: Tensor) -> Tensor:
     1.3863
     """
     return functional.softplus(-logits_real).mean() + functional.softplus(logits_fake).mean()
+
+
+def r1_penalty(logits_real: Tensor, real: Tensor) -> Tensor:
+    """R1: the mean over real images of ‖∇_x D(x)‖², to be weighed with γ / 2.
+
+    Args:
+        logits_real: (N,) float, the judge on real images, one logit each.
+        real: (N, C, H, W) float, those images, with ``requires_grad``.
+
+    Source: Mescheder et al. 2018, eq. 9, without its γ / 2.
+
+    >>> x = torch.ones(2, 1, 1, 3, requires_grad=True)
+    >>> r1_penalty((2 * x).sum((1, 2, 3)), x).item()  # |(2, 2, 2)|²
+    12.0
+    """
+    (gradient,) = torch.autograd.grad(logits_real.sum(), real, create_graph=True)
+    return gradient.square().sum((1, 2, 3)).mean()
+
+
+def path_lengths(image: Tensor, ws: Tensor, direction: Tensor) -> Tensor:
+    """How far each image moves with its styles: ‖J_wᵀ y‖, the mean square over style layers.
+
+    Args:
+        image: (N, C, H, W) float, generated from ``ws``, with its graph.
+        ws: (N, L, D) float, the styles.
+        direction: (N, C, H, W) float, y, drawn from N(0, I).
+
+    Returns:
+        (N,) float, with a graph; independent of the image's size.
+
+    Source: Karras et al. 2020 (StyleGAN2), eq. 4 and appendix B, "path length regularization".
+    """
+    scaled = direction / math.sqrt(image.shape[2] * image.shape[3])
+    (gradient,) = torch.autograd.grad((image * scaled).sum(), ws, create_graph=True)
+    return gradient.square().sum(2).mean(1).sqrt()
