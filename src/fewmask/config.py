@@ -85,8 +85,8 @@ class Settings(BaseModel):
     ] = "unet"
     """All but classic_unet (64 … 1024 channels) stand on `encoder`."""
     segment_decoder_width: int = Field(32, ge=0)
-    """Channels of the decoder's middle level, of unet and unetplusplus; 0, and all others: the
-    library's own."""
+    """Channels of the decoder's middle level, of unet and unetplusplus; of fpn a quarter of the
+    pyramid's, half of the branch's. 0, and all others: the library's own."""
     segment_epochs: int = Field(8, ge=1)
     """Passes over the training images, in each round."""
     segment_min_steps: int = Field(0, ge=0)

@@ -65,8 +65,8 @@ def test_weights_that_the_encoder_does_not_have_are_refused(encoder, weights):
     new_segmenter(config, 2, pretrained=False)
 
 
-@pytest.mark.parametrize("architecture", ["fpn", "deeplabv3plus", "segformer", "upernet"])
-def test_decoder_width_is_for_unets_only(architecture):
+@pytest.mark.parametrize("architecture", ["deeplabv3plus", "segformer", "upernet"])
+def test_decoder_width_is_passed_over_where_there_is_none(architecture):
     config = Settings(segment_architecture=architecture, encoder_weights="none")
     assert config.segment_decoder_width
     new_segmenter(config, 2)

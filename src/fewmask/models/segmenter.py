@@ -46,8 +46,9 @@ def build_segmenter(
         in_channels: Channels of the image.
         pretrained: Load the packaged ImageNet weights; for ``tf_efficientnet_lite0`` with three
             channels only.
-        decoder_channels: Widths of the decoder from coarse to fine, five of them, for ``unet``
-            and ``unetplusplus``; ``None`` keeps the library's (256, 128, 64, 32, 16).
+        decoder_channels: For ``unet`` and ``unetplusplus`` the decoder's five widths from coarse
+            to fine; for ``fpn`` the pyramid's and the segmentation branch's. ``None`` keeps the
+            library's: (256, 128, 64, 32, 16), and (256, 128).
         weights_file: State dict of the encoder under timm's names, instead of the packaged one;
             ``"imagenet"`` fetches torchvision's of ``vgg16`` or ``resnet101`` on first use.
             Otherwise nothing is downloaded.
@@ -73,7 +74,7 @@ def build_segmenter(
         "segformer": smp.Segformer,
         "upernet": smp.UPerNet,
     }
-    decoder = {"decoder_channels": tuple(decoder_channels)} if decoder_channels else {}
+    decoder = _widths(architecture, decoder_channels) if decoder_channels else {}
     network = classes[architecture](
         encoder_name=f"tu-{encoder}",
         encoder_weights=None,
@@ -95,6 +96,17 @@ def build_segmenter(
     )
 
 
+WIDTHS = {"unet": 5, "unetplusplus": 5, "fpn": 2}
+"""Numbers of widths that describe a decoder, where it has any to choose."""
+
+
+def _widths(architecture: str, channels: Sequence[int]) -> dict[str, int | tuple[int, ...]]:
+    if architecture == "fpn":
+        pyramid, branch = channels
+        return {"decoder_pyramid_channels": pyramid, "decoder_segmentation_channels": branch}
+    return {"decoder_channels": tuple(channels)}
+
+
 def _check_request(
     architecture: str,
     encoder: str,
@@ -111,12 +123,12 @@ def _check_request(
             expected=f"one of {', '.join(ARCHITECTURES)}",
             fix="choose one of them",
         )
-    if decoder_channels and architecture not in {"unet", "unetplusplus"}:
+    if decoder_channels and len(decoder_channels) != WIDTHS.get(architecture):
         raise UsageError.of(
             "DECODER-CHANNELS",
             where="decoder_channels",
             found=f"{tuple(decoder_channels)} for {architecture!r}",
-            expected="decoder widths for unet or unetplusplus only",
+            expected="five widths for unet or unetplusplus, two for fpn, none for others",
             fix="leave decoder_channels out",
         )
     if pretrained and weights_file is not None:

@@ -44,6 +44,9 @@ class AdaptConfig(Settings):
     ] = "fpn"
     """fpn is Panoptic FPN's semantic branch, as published. All but classic_unet stand on
     `encoder`."""
+    segment_decoder_width: int = Field(0, ge=0)
+    """A quarter of the channels of fpn's pyramid, half of its branch's; see `fewmask train` for
+    other decoders. 0, as published: 256 and 128."""
     segment_loss: Literal["ce", "ce_dice", "gce", "focal", "combined"] = "ce"
     """Cross-entropy, with Dice; the generalised cross-entropy that forgives wrong targets; focal;
     or half cross-entropy, half focal."""

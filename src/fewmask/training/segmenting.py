@@ -58,16 +58,26 @@ def new_segmenter(config: Settings, num_classes: int, *, pretrained: bool = True
         return classic_unet(3, num_classes)
     source = config.encoder_weights if pretrained else "none"
     check_encoder(config.encoder, source)
-    of_unet = config.segment_architecture in {"unet", "unetplusplus"}
-    width = config.segment_decoder_width if of_unet else 0
     return build_segmenter(
         config.segment_architecture,
         config.encoder,
         num_classes=num_classes,
         pretrained=source == "packaged",
-        decoder_channels=[width * 4, width * 2, width, width // 2, width // 4] if width else None,
+        decoder_channels=decoder_widths(config.segment_architecture, config.segment_decoder_width),
         weights_file="imagenet" if source == "imagenet" else weights_file(source),
     )
+
+
+def decoder_widths(architecture: str, width: int) -> list[int] | None:
+    """Channels of a decoder whose middle level has ``width``; None for the library's own.
+
+    >>> decoder_widths("unet", 32), decoder_widths("fpn", 32), decoder_widths("fpn", 0)
+    ([128, 64, 32, 16, 8], [128, 64], None)
+    """
+    if not width or architecture not in {"unet", "unetplusplus", "fpn"}:
+        return None
+    finer = [] if architecture == "fpn" else [width, width // 2, width // 4]
+    return [width * 4, width * 2, *finer]
 
 
 def weights_file(source: str) -> Path | None:
