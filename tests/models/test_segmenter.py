@@ -52,10 +52,10 @@ class TestBuildSegmenter:
         assert count_parameters(slim)[0] < count_parameters(wide)[0]
 
     def test_decoder_channels_of_a_pyramid(self):
-        network = build_segmenter("fpn", num_classes=2, pretrained=False, decoder_channels=(48, 24))
+        network = build_segmenter("fpn", num_classes=2, pretrained=False, decoder_channels=(48, 32))
         decoder = network.network.network.decoder
         assert decoder.p5.out_channels == 48
-        assert network.network.network.segmentation_head[0].in_channels == 24
+        assert network.network.network.segmentation_head[0].in_channels == 32
 
     @pytest.mark.parametrize(
         ("request_", "code"),
@@ -65,6 +65,7 @@ class TestBuildSegmenter:
             ({"encoder": "resnet18", "pretrained": True}, "ENCODER-WEIGHTS"),
             ({"in_channels": 1, "pretrained": True}, "ENCODER-WEIGHTS"),
             ({"architecture": "fpn", "decoder_channels": (8,) * 5}, "DECODER-CHANNELS"),
+            ({"architecture": "fpn", "decoder_channels": (64, 48)}, "DECODER-CHANNELS"),
             ({"architecture": "unet", "decoder_channels": (8,) * 2}, "DECODER-CHANNELS"),
             ({"architecture": "upernet", "decoder_channels": (8,) * 2}, "DECODER-CHANNELS"),
         ],

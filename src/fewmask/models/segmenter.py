@@ -48,7 +48,7 @@ def build_segmenter(
             channels only.
         decoder_channels: For ``unet`` and ``unetplusplus`` the decoder's five widths from coarse
             to fine; for ``fpn`` the pyramid's and the segmentation branch's. ``None`` keeps the
-            library's: (256, 128, 64, 32, 16), and (256, 128).
+            library's: (256, 128, 64, 32, 16), and (256, 128). The branch's is a multiple of 32.
         weights_file: State dict of the encoder under timm's names, instead of the packaged one;
             ``"imagenet"`` fetches torchvision's of ``vgg16`` or ``resnet101`` on first use.
             Otherwise nothing is downloaded.
@@ -96,6 +96,8 @@ def build_segmenter(
     )
 
 
+GROUPS = 32
+"""Of the normalisation in fpn's branch."""
 WIDTHS = {"unet": 5, "unetplusplus": 5, "fpn": 2}
 """Numbers of widths that describe a decoder, where it has any to choose."""
 
@@ -130,6 +132,14 @@ def _check_request(
             found=f"{tuple(decoder_channels)} for {architecture!r}",
             expected="five widths for unet or unetplusplus, two for fpn, none for others",
             fix="leave decoder_channels out",
+        )
+    if decoder_channels and architecture == "fpn" and decoder_channels[1] % GROUPS:
+        raise UsageError.of(
+            "DECODER-CHANNELS",
+            where="decoder_channels",
+            found=f"{decoder_channels[1]} channels of fpn's branch",
+            expected=f"a multiple of {GROUPS}, the number of groups of its normalisation",
+            fix=f"{-(-decoder_channels[1] // GROUPS) * GROUPS}",
         )
     if pretrained and weights_file is not None:
         raise UsageError.of(

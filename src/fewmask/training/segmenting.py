@@ -32,7 +32,7 @@ from fewmask.losses.segmentation import (
 )
 from fewmask.masks.pseudo_labels import refine_classes
 from fewmask.models.classifier import check_encoder
-from fewmask.models.segmenter import build_segmenter, classic_unet
+from fewmask.models.segmenter import GROUPS, build_segmenter, classic_unet
 from fewmask.models.weights import matching
 from fewmask.randomness import seed_all
 from fewmask.training.checkpoint import load_weights, save_weights
@@ -71,13 +71,14 @@ def new_segmenter(config: Settings, num_classes: int, *, pretrained: bool = True
 def decoder_widths(architecture: str, width: int) -> list[int] | None:
     """Channels of a decoder whose middle level has ``width``; None for the library's own.
 
-    >>> decoder_widths("unet", 32), decoder_widths("fpn", 32), decoder_widths("fpn", 0)
-    ([128, 64, 32, 16, 8], [128, 64], None)
+    >>> decoder_widths("unet", 32), decoder_widths("fpn", 32), decoder_widths("fpn", 8)
+    ([128, 64, 32, 16, 8], [128, 64], [32, 32])
     """
     if not width or architecture not in {"unet", "unetplusplus", "fpn"}:
         return None
-    finer = [] if architecture == "fpn" else [width, width // 2, width // 4]
-    return [width * 4, width * 2, *finer]
+    if architecture == "fpn":
+        return [width * 4, -(-width * 2 // GROUPS) * GROUPS]
+    return [width * 4, width * 2, width, width // 2, width // 4]
 
 
 def weights_file(source: str) -> Path | None:
