@@ -1,0 +1,104 @@
+"""Settings and presets of pipeline ``factory``."""
+
+from __future__ import annotations
+
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from fewmask.config import Settings
+
+
+class FactoryConfig(Settings):
+    """Settings of pipeline ``factory``; the generator's defaults are those published for 256 px."""
+
+    image_size: int = Field(256, ge=8)
+    """Side in px of the images that are generated: a power of two."""
+    seen_from_above: bool = False
+    """Images have no up and down (aerial, microscope): train with all mirror images and turns."""
+
+    generate_kimg: float = Field(10_000, gt=0)
+    """Length of the training, in thousands of real images. Published: 10,000."""
+    generate_batch_size: int = Field(64, ge=2)
+    """Images a step. Published: 64."""
+    generate_mirror: bool = False
+    """Also train on mirror images. Published: no."""
+    generate_learning_rate: float = Field(2.5e-3, gt=0)
+    """Adam's rate, betas (0, 0.99), of both networks. Published: 0.0025."""
+    generate_r1_gamma: float = Field(1.0, ge=0)
+    """γ, weight of the gradient penalty on real images. Published: 1."""
+    generate_r1_interval: int = Field(16, ge=1)
+    """Steps between two of these penalties. Published: 16."""
+    generate_path_length_weight: float = Field(2.0, ge=0)
+    """Weight of the path length penalty. Published: 2."""
+    generate_path_length_interval: int = Field(4, ge=1)
+    """Steps between two of these penalties. Published: 4."""
+    generate_mixing_probability: float = Field(0.9, ge=0, le=1)
+    """How often an image has the styles of two codes. Published: 0.9."""
+    generate_ema_kimg: float = Field(20.0, gt=0)
+    """Half-life of the averaged generator, in thousands of images. Published: 20."""
+    generate_ema_rampup: float = Field(0.0, ge=0)
+    """The half-life is at most this share of the images so far; 0, as published: no such bound."""
+    generate_ada_target: float = Field(0.6, ge=-1, le=1)
+    """Augmentation increases while E[sign D(real)] is above this. Published: 0.6."""
+    generate_ada_kimg: float = Field(500.0, gt=0)
+    """Thousands of images in which the probability can rise from 0 to 1. Published: 500."""
+    generate_z_dim: int = Field(512, ge=1)
+    """Width of the latent code z. Published: 512."""
+    generate_w_dim: int = Field(512, ge=1)
+    """Width of the style code w. Published: 512."""
+    generate_mapping_depth: int = Field(8, ge=1)
+    """Layers from z to w. Published: 8."""
+    generate_channel_base: int = Field(16_384, ge=1)
+    """Channels of a feature map are this divided by its side. Published for 256 px: 16,384."""
+    generate_channel_max: int = Field(512, ge=1)
+    """But no more than this. Published: 512."""
+    generate_deviation_group: int = Field(8, ge=1)
+    """Images whose differences the discriminator sees. Published for 256 px: 8."""
+
+    generate_watches: int = Field(10, ge=1)
+    """How often, spread over the training, samples are drawn and the distance (KID) is taken."""
+    generate_watch_images: int = Field(500, ge=3)
+    """Generated images, and real ones, that the distance is taken of."""
+
+    @model_validator(mode="after")
+    def _sizes_double(self) -> Self:
+        if self.image_size & (self.image_size - 1):
+            raise ValueError(f"image_size {self.image_size}: a power of two, such as 64 or 128")
+        if self.generate_channel_base < self.image_size:
+            raise ValueError("generate_channel_base leaves no channel: no less than image_size")
+        return self
+
+
+PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "image_size": 16,
+        "generate_kimg": 0.1,
+        "generate_batch_size": 4,
+        "generate_z_dim": 16,
+        "generate_w_dim": 16,
+        "generate_mapping_depth": 2,
+        "generate_channel_base": 256,
+        "generate_channel_max": 16,
+        "generate_deviation_group": 2,
+        "generate_watches": 2,
+        "generate_watch_images": 12,
+    },
+    "fast": {
+        "image_size": 64,
+        "generate_kimg": 100,
+        "generate_batch_size": 16,
+        "generate_r1_gamma": 0.3,
+        "generate_ema_kimg": 10,
+        "generate_ema_rampup": 0.05,
+        "generate_ada_kimg": 100,
+        "generate_z_dim": 128,
+        "generate_w_dim": 128,
+        "generate_mapping_depth": 2,
+        "generate_channel_base": 2048,
+        "generate_channel_max": 128,
+        "generate_deviation_group": 4,
+    },
+    "paper": {},
+    "best": {},
+}
