@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional
 
 from fewmask.models.blocks import count_parameters
-from fewmask.models.pixel_classifier import PixelClassifier, disagreement, features_at, majority
+from fewmask.models.pixel_classifier import PixelClassifier, disagreement, features_at, label
 
 CHANNELS = [7, 7, 5, 3]
 
@@ -38,7 +38,7 @@ class TestPixelClassifier:
         linear = 4992 * 256 + 256 + 256 * 128 + 128 + 128 * 6 + 6
         assert count_parameters(network) == (linear + 2 * 256 + 2 * 128,) * 2
 
-    @pytest.mark.parametrize("size", [(8, 12), (16, 20)])
+    @pytest.mark.parametrize("size", [(8, 12), (16, 20), (64, 96)])
     def test_the_first_layer_at_the_maps_own_sizes_changes_nothing(self, size):
         network, maps = trained(), features()
         torch.testing.assert_close(
@@ -53,20 +53,20 @@ class TestPixelClassifier:
         got = network.of_images(maps, (64, 64))
         assert (got - expected).abs().max() <= 1e-5 * expected.abs().max()
 
-    def test_pixels_read_what_enlarged_maps_would_hold(self):
-        maps, size = features(1), (8, 12)
-        place = torch.cartesian_prod(torch.arange(8), torch.arange(12))
-        got = features_at([m[0] for m in maps], place, size)
+    @pytest.mark.parametrize("size", [(8, 12), (16, 20), (5, 7)])
+    def test_pixels_read_what_enlarged_maps_would_hold(self, size):
+        maps = features(1)
+        place = torch.cartesian_prod(torch.arange(size[0]), torch.arange(size[1]))
+        got = features_at([m[0].permute(1, 2, 0) for m in maps], place, size)
         big = [functional.interpolate(m, size, mode="bilinear", align_corners=False) for m in maps]
         expected = torch.cat(big, 1)[0].flatten(1).T
         torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
 
     def test_half_precision_maps_are_read_in_full_precision(self):
-        maps = [m[0].half() for m in features(1)]
-        got = features_at(maps, torch.tensor([[3, 5]]), (8, 12))
+        maps, place = [m[0].permute(1, 2, 0).half() for m in features(1)], torch.tensor([[3, 5]])
+        got = features_at(maps, place, (8, 12))
         assert got.dtype == torch.float32
-        expected = features_at([m.float() for m in maps], torch.tensor([[3, 5]]), (8, 12))
-        assert torch.equal(got, expected)
+        assert torch.equal(got, features_at([m.float() for m in maps], place, (8, 12)))
 
     def test_every_parameter_gets_a_gradient(self):
         network = PixelClassifier(CHANNELS, 4, widths=(16, 8))
@@ -77,9 +77,18 @@ class TestPixelClassifier:
 
 
 class TestVotes:
-    def test_majority_by_hand(self):
-        votes = torch.tensor([[0, 1, 2], [0, 1, 1], [2, 0, 0]])[:, None, None]
-        assert majority(votes, 3).tolist() == [[[0, 1, 0]]]
+    def test_labels_are_votes_and_disagreement_of_all_members(self):
+        classifiers, maps = [trained() for _ in range(5)], features()
+        found = label(classifiers, maps, (8, 12))
+        probs = torch.stack([naive(c, maps, (8, 12)).softmax(1) for c in classifiers])
+        torch.testing.assert_close(found.disagreement, disagreement(probs), atol=1e-5, rtol=1e-4)
+        votes = probs.argmax(2)  # (5, N, H, W)
+        for n in range(2):
+            for y in range(8):
+                for x in range(12):
+                    counts = votes[:, n, y, x].bincount(minlength=4)
+                    assert found.mask[n, y, x] == counts.argmax()
+        assert len(votes[:, 0].unique(dim=0)) > 1
 
     def test_disagreement_by_hand(self):
         sure = torch.tensor([[1.0, 0.0], [1.0, 0.0]])  # (E, K): agree

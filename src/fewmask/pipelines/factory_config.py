@@ -61,6 +61,20 @@ class FactoryConfig(Settings):
     generate_watch_images: int = Field(500, ge=3)
     """Generated images, and real ones, that the distance is taken of."""
 
+    interpret_members: int = Field(10, ge=1)
+    """Pixel classifiers that vote. Published: 10."""
+    interpret_width: int = Field(256, ge=2)
+    """Of a classifier's first hidden layer; the second has half. Published: 256 and 128."""
+    interpret_learning_rate: float = Field(1e-4, gt=0)
+    """Adam's rate. Published: 0.0001."""
+    interpret_steps: int = Field(48_000, ge=1)
+    """Optimiser steps of each classifier. Published: 100 epochs of 1,966,080 pixels."""
+    interpret_batch_size: int = Field(4096, ge=2)
+    """Pixels a step. Not published."""
+    interpret_balance: float = Field(1.0, ge=0, le=1)
+    """Classes are drawn by their frequency to this power. 1, as published: pixels as they come; 0:
+    all classes alike."""
+
     @model_validator(mode="after")
     def _sizes_double(self) -> Self:
         if self.image_size & (self.image_size - 1):
@@ -83,6 +97,12 @@ PRESETS: dict[str, dict[str, Any]] = {
         "generate_deviation_group": 2,
         "generate_watches": 2,
         "generate_watch_images": 12,
+        "interpret_members": 3,
+        "interpret_width": 16,
+        "interpret_learning_rate": 1e-2,
+        "interpret_steps": 10,
+        "interpret_batch_size": 64,
+        "interpret_balance": 0.5,
     },
     "fast": {
         "image_size": 64,
