@@ -227,7 +227,7 @@ def call(run: Path, arguments: list[str]) -> None:
 
 IN_BEST = {
     "source only": "best: source only",
-    "before self-training": "best: before self-training",
+    "with the statistics of its training": "best: with the statistics of its training",
     "source and target masks": "best: oracle",
 }
 """Lines of a run with preset best, and their names here."""

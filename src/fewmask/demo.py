@@ -125,6 +125,5 @@ SETTINGS = {
 ADAPT_SETTINGS = {
     "image_size": 128,
     "image_width": 192,
-    "segment_min_steps": 150,
-    "adapt_steps": 150,
+    "segment_min_steps": 300,
 }

@@ -295,6 +295,33 @@ def test_self_training_that_tells_less_is_stopped_and_said(monkeypatch, fewmask,
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
 
 
+@pytest.mark.parametrize(("scores", "kept"), [((0.5, 0.4), False), ((0.5, 0.6), True)])
+def test_statistics_alone_are_taken_where_the_labels_then_tell_more(
+    scores, kept, monkeypatch, fewmask, street, tmp_path
+):
+    values = iter(scores)
+    monkeypatch.setattr(adapt_choice, "information", lambda *_: next(values))
+    run = tmp_path / "run"
+    result = fewmask("adapt", *flags_of(street), "-o", run, *TINY, "--adapt-method=statistics",
+                     "--no-controls-source-only")  # fmt: skip
+    assert result.code == 0, result.err
+    found = json.loads((run / "7-adapt/adaptation.json").read_text())
+    assert found["kept"] == "the start" + ", statistics of the target" * kept
+    assert not found["stopped"]
+    assert "was stopped" not in (run / "report.html").read_text()
+    files = "6-segment/segmenter.safetensors", "weights/segmenter.safetensors"
+    before, after = (library_weights(run / name) for name in files)
+    differ = {name for name in before if not torch.equal(before[name], after[name])}
+    if kept:  # what is normalised by, and nothing that was trained
+        assert differ
+        assert all(name.endswith(("running_mean", "running_var")) for name in differ
+                   if "num_batches" not in name)  # fmt: skip
+    else:
+        assert not differ
+    names = {row["name"] for row in json.loads((run / "metrics.json").read_text())["rows"]}
+    assert {"adapted", "with the statistics of its training"} <= names
+
+
 def library_weights(path):
     from safetensors.torch import load_file
 

@@ -158,14 +158,14 @@ def adapt(work: Workspace, stage: Stage) -> None:
             start = stage.path / f"{file}.safetensors"
         if not choice.offer(name, network):
             break
-    stopped = choice.kept.startswith(BEGIN)
+    stopped = config.total_rounds > 0 and choice.kept.startswith(BEGIN)
     save_weights(stage.path / "adapted.safetensors", choice.network)
     stage.write_json(
         "adaptation.json",
         {"information": choice.information, "kept": choice.kept, "stopped": stopped},
     )
     values = ", ".join(f"{name} {value:.3f}" for name, value in choice.information.items())
-    end = "self-training stopped" if stopped else f"kept {choice.kept}"
+    end = ("self-training stopped, " if stopped else "") + f"kept {choice.kept}"
     work.run.log(f"{stage.label}: information in the labels: {values}; {end}")
 
 

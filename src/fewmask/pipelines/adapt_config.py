@@ -121,8 +121,9 @@ class AdaptConfig(Settings):
     choose_weights: str = "packaged"
     """Its weights: packaged, imagenet, none, or a file."""
 
-    adapt_method: Literal["none", "rounds", "teacher"] = "teacher"
-    """Self-training on target images. rounds: label them, train on from the checkpoint on both, as
+    adapt_method: Literal["none", "statistics", "rounds", "teacher"] = "teacher"
+    """What is learned from target images. statistics: no weight, only what the network normalises
+    by (see `adapt_target_statistics`). rounds: label them, train on from the checkpoint on both, as
     published. teacher: a moving average labels them anew at each step."""
     adapt_rounds: int = Field(1, ge=1)
     """Rounds; each labels the target images with the network of the round before."""
@@ -193,9 +194,9 @@ class AdaptConfig(Settings):
             idle.add("translate")
         if not self.render_methods:
             idle.add("render")
-        if self.choose_method == "none" or not self.total_rounds:
+        if self.choose_method == "none" or self.adapt_method == "none":
             idle.add("choose")
-        if not self.total_rounds:
+        if self.adapt_method == "none":
             idle.add("adapt")
         if not self.controls_source_only and not self.controls_oracle:
             idle.add("controls")
@@ -204,7 +205,7 @@ class AdaptConfig(Settings):
     @property
     def total_rounds(self) -> int:
         """Trainings that follow the first one."""
-        return {"none": 0, "rounds": self.adapt_rounds, "teacher": 1}[self.adapt_method]
+        return {"rounds": self.adapt_rounds, "teacher": 1}.get(self.adapt_method, 0)
 
     @property
     def data_folders(self) -> dict[str, Path]:
@@ -232,8 +233,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "render_methods": ("histogram", "lab", "fourier", "gamma"),
         "render_copies": 4,
         "segment_rare_classes": True,
-        "segment_min_steps": 200,
-        "adapt_steps": 200,
+        "segment_min_steps": 400,
+        "segment_decoder_width": 32,
+        "adapt_method": "statistics",
         "adapt_keep": 0.7,
         "adapt_unsure_weight": 0.6,
     },
@@ -266,7 +268,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "render_methods": ("histogram", "lab", "fourier", "gamma"),
         "render_copies": 4,
         "segment_rare_classes": True,
-        "segment_min_steps": 800,
+        "segment_min_steps": 1200,
+        "segment_decoder_width": 32,
+        "adapt_method": "statistics",
         "adapt_keep": 0.7,
         "adapt_unsure_weight": 0.6,
     },

@@ -24,6 +24,8 @@ from fewmask.training.workspace import Workspace
 SOURCE_ONLY = "source only"
 ORACLE = "source and target masks"
 RESULT = "adapted"
+BEFORE = "before self-training"
+OWN_STATISTICS = "with the statistics of its training"
 SHOWN_TRANSLATIONS = 3
 
 
@@ -58,10 +60,11 @@ def candidates(work: Workspace) -> list[Candidate]:
         path = work.stages["segment"].path / "segmenter.safetensors"
         rows.append(
             Candidate(
-                "before self-training",
+                BEFORE if work.config.total_rounds else OWN_STATISTICS,
                 "control",
                 _applied(load_segmenter(work, path)),
-                note=f"{_translated(work)}; fewer steps than the other networks",
+                note=_translated(work)
+                + "; fewer steps than the others" * bool(work.config.total_rounds),
                 label_cost=source,
             )
         )
@@ -97,7 +100,8 @@ def _translated(work: Workspace) -> str:
 
 def _taught(work: Workspace) -> str:
     kept = work.stages["adapt"].read_json("adaptation.json")["kept"]
-    return f"self-training, {work.config.adapt_method}: kept {kept}"
+    how = "self-training, " if work.config.total_rounds else "normalisation, "
+    return f"{how}{work.config.adapt_method}: kept {kept}"
 
 
 def panels(work: Workspace, row: int, size: tuple[int, ...]) -> list[tuple[str, np.ndarray]]:
