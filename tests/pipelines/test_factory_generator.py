@@ -144,7 +144,7 @@ class TestTraining:
         quality = json.loads((folder / "quality.json").read_text())
         assert quality["kimg"] == 0.024
         assert quality["p"] > 0
-        assert quality["kid"]["low"] < quality["kid"]["value"] < quality["kid"]["high"]
+        assert quality["kid_low"] < quality["kid"] < quality["kid_high"]
         sheets = sorted((work.run.path / "samples").glob("*.png"))
         assert len(sheets) == 2
         assert read_image(sheets[-1]).shape == (128, 128, 3)

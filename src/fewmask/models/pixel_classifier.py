@@ -20,8 +20,6 @@ from torch.nn import functional
 
 WIDTHS = (256, 128)
 """Of the hidden layers, as published."""
-
-
 SMALL = 8
 """Maps so many times smaller than the image, or more, are enlarged together."""
 

@@ -120,5 +120,4 @@ PRESETS: dict[str, dict[str, Any]] = {
         "generate_deviation_group": 4,
     },
     "paper": {},
-    "best": {},
 }

@@ -3,7 +3,7 @@
 Source: Karras et al. 2020, "Analyzing and Improving the Image Quality of StyleGAN" (objective,
 regularisers, moving average) and "Training Generative Adversarial Networks with Limited Data"
 (augmentation, settings of few images). Written from the papers.
-Differs: Everything is in single precision unless ``generate_bf16`` is set on a GPU.
+Differs: Everything is in single precision.
 """
 
 from __future__ import annotations
@@ -227,11 +227,8 @@ def train_generator(work: Workspace, stage: Stage) -> None:
             kimg = (step + 1) * batch / 1000
             where = f"{stage.label} after {kimg:g} kimg"
             with step_first():
-                found, variety = watch.look(
-                    training.gan.average, config.generate_watch_images, where
-                )
-            values |= {"kid": found.value, "kid_low": found.low, "kid_high": found.high}
-            values |= {"variety": variety}
+                watch.look(training.gan.average, config.generate_watch_images, where)
+            values |= watch.last
             sheet = generated_images(training.gan.average, config.seed, range(SHEET * SHEET))
             folder = work.run.path / "samples" / work.folder
             folder.mkdir(parents=True, exist_ok=True)
@@ -239,15 +236,11 @@ def train_generator(work: Workspace, stage: Stage) -> None:
             write_image(folder / name, contact_sheet(sheet, SHEET))
         loop.record(**values)
     save_weights(stage.path / "generator.safetensors", training.gan.average)
-    found, variety = watch.look(
-        training.gan.average, config.generate_watch_images, f"{stage.label}, at its end"
-    )
     stage.write_json(
         "quality.json",
         {
-            "kid": found._asdict(),
+            **watch.last,
             "kid_of_real_halves": watch.floor._asdict(),
-            "variety": variety,
             "images": len(watch.real),
             "p": training.ada.p,
             "kimg": total * batch / 1000,

@@ -8,8 +8,9 @@ that values compare within a table and with no other table.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
@@ -82,6 +83,7 @@ class Watch:
         weights: ``packaged``, ``none``, or a file.
         device: Where features are taken.
         widest: The largest variety seen so far: a part of the loop's state.
+        last: What the last look found: ``kid`` with the ends of its interval, and ``variety``.
     """
 
     real: np.ndarray
@@ -90,6 +92,7 @@ class Watch:
     weights: str
     device: torch.device
     widest: float = 0.0
+    last: dict[str, float] = field(default_factory=dict)
 
     @cached_property
     def network(self) -> torch.nn.Module:
@@ -151,12 +154,15 @@ class Watch:
                 fix="start a new run with a higher generate_r1_gamma, a lower "
                 "generate_learning_rate, or more images; the last checkpoint is kept",
             )
-        return kernel_distance(found, self.of_real), variety
+        distance = kernel_distance(found, self.of_real)
+        self.last = {"kid": distance.value, "kid_low": distance.low, "kid_high": distance.high}
+        self.last["variety"] = variety
+        return distance, variety
 
-    def state_dict(self) -> dict[str, float]:
-        """What a later look depends on."""
-        return {"widest": self.widest}
+    def state_dict(self) -> dict[str, Any]:
+        """What a later look depends on, and what the last one found."""
+        return {"widest": self.widest, "last": self.last}
 
-    def load_state_dict(self, state: dict[str, float]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Put it back."""
-        self.widest = state["widest"]
+        self.widest, self.last = state["widest"], state["last"]
