@@ -97,7 +97,7 @@ def memory_of_training(steps: int, folder: Path) -> dict[str, float]:
     stage = run.stage(1, "interpret", "key")
     start = time.perf_counter()
     cpu = torch.device("cpu")
-    fit_interpreter(stage, NativeMaps(stage.path, CHANNELS), masks, CLASSES, config, cpu)
+    fit_interpreter(stage, NativeMaps(stage.path), masks, CLASSES, config, cpu)
     taken = time.perf_counter() - start
     return {
         "peak_gb": peak_gigabytes(cpu) - idle,

@@ -34,6 +34,8 @@ app.command("fewmask.cli_pipelines:adapt", name="adapt", group=MAKE,
             help="Labelled day in, a segmenter for unlabelled night out.")  # fmt: skip
 app.command("fewmask.cli_pipelines:train", name="train", group=MAKE,
             help="A plain supervised segmenter from images and masks.")  # fmt: skip
+app.command("fewmask.cli_factory:app", name="factory", group=MAKE,
+            help="A labelled-data factory from about thirty masks.")  # fmt: skip
 app.command("fewmask.cli_domains:select", name="select", group=MAKE,
             help="Choose the images of a pool that are like a target.")  # fmt: skip
 app.command("fewmask.cli_domains:translate", name="translate", group=USE,
@@ -342,12 +344,17 @@ def _fail(error: FewmaskError, as_json: bool) -> NoReturn:
 
 
 def _finished(path: Path) -> None:
+    from fewmask.report.assemble import read_summary
     from fewmask.training.run_places import free_path
 
     _print_table(path)
     print(f"report: {path / 'report.html'}")
-    words = ("predict", path, "IMAGES", "-o", free_path(NEW_MASKS))
-    tell_next(shell_command(*words), own="IMAGES")
+    words = read_summary(path).get("next")
+    if words:
+        tell_next(shell_command(*words))
+    else:
+        masks = free_path(NEW_MASKS)
+        tell_next(shell_command("predict", path, "IMAGES", "-o", masks), own="IMAGES")
 
 
 def _print_table(path: Path) -> None:

@@ -19,6 +19,8 @@ AdaptFlags: Any = optional_fields(adapt_config.AdaptConfig)
 TagsFlags: Any = optional_fields(tags_config.TagsConfig)
 TrainFlags: Any = optional_fields(supervised_config.SupervisedConfig)
 Flat = Parameter(name="*", group=SETTINGS)
+VERBS = {"adapt": ["adapt", "--source"], "factory": ["factory", "train"]}
+"""How the command of a pipeline begins, where it is not its name alone."""
 
 
 def tags(
@@ -42,7 +44,7 @@ def tags(
         dry_run: Print what would be done, and stop.
         settings: Of the pipeline.
     """
-    _run("tags", tags_config.TagsConfig, tags_config.PRESETS, data, out, preset, config, dry_run, settings)  # fmt: skip  # noqa: E501
+    run_pipeline("tags", tags_config.TagsConfig, tags_config.PRESETS, data, out, preset, config, dry_run, settings)  # fmt: skip  # noqa: E501
 
 
 def adapt(
@@ -66,7 +68,7 @@ def adapt(
         dry_run: Print what would be done, and stop.
         settings: Of the pipeline.
     """
-    _run("adapt", adapt_config.AdaptConfig, adapt_config.PRESETS, source, out, preset, config, dry_run, settings)  # fmt: skip  # noqa: E501
+    run_pipeline("adapt", adapt_config.AdaptConfig, adapt_config.PRESETS, source, out, preset, config, dry_run, settings)  # fmt: skip  # noqa: E501
 
 
 def train(
@@ -89,10 +91,10 @@ def train(
         dry_run: Print what would be done, and stop.
         settings: Of the pipeline.
     """
-    _run("train", supervised_config.SupervisedConfig, supervised_config.PRESETS, data, out, preset, config, dry_run, settings)  # fmt: skip  # noqa: E501
+    run_pipeline("train", supervised_config.SupervisedConfig, supervised_config.PRESETS, data, out, preset, config, dry_run, settings)  # fmt: skip  # noqa: E501
 
 
-def _run(
+def run_pipeline(
     verb: str,
     schema: type[Settings],
     presets: dict[str, dict[str, Any]],
@@ -103,6 +105,7 @@ def _run(
     dry_run: bool,
     flags: BaseModel | None,
 ) -> None:
+    """Start a pipeline, or print its plan; what is printed at the end is its table."""
     given = flags.model_dump(exclude_none=True) if flags else {}
     settings = resolve(schema, presets, preset, file=config, overrides=given)
     from fewmask.api import free_run_path
@@ -112,8 +115,8 @@ def _run(
     path = out or free_run_path(data, verb)
     if dry_run:
         words = ["-o", path, "--preset", preset, *(["--config", config] if config else [])]
-        first = ["--source", data] if verb == "adapt" else [data]
-        command = shell_command(verb, *first, *words, *_as_flags(given))
+        first = VERBS.get(verb, [verb])
+        command = shell_command(*first, data, *words, *_as_flags(given))
         planned(plan(verb, data, path, settings), command)
         return
     finished(start(verb, data, path, settings, preset=preset).path)

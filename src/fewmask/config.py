@@ -224,8 +224,8 @@ def _unreadable(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0]
 
 
-def optional_fields(schema: type[Settings]) -> type[BaseModel]:
-    """The same fields, each ``None`` unless given: what a command line or a form hands in.
+def optional_fields(schema: type[Settings], *without: str) -> type[BaseModel]:
+    """The same fields but for some, each ``None`` unless given: what a command line hands in.
 
     Types without bounds: these are for :func:`resolve` to check.
     """
@@ -233,6 +233,7 @@ def optional_fields(schema: type[Settings]) -> type[BaseModel]:
     fields: dict[str, Any] = {
         name: (types[name] | None, FieldInfo(default=None, description=_help(field)))
         for name, field in schema.model_fields.items()
+        if name not in without
     }
     return create_model(f"{schema.__name__}Flags", __doc__=schema.__doc__, **fields)
 

@@ -162,7 +162,7 @@ class TestFit:
         stage = RunFolder.open(tmp_path / "killed").stage(5, "interpret", "key")
         _, truth = world()
         config = settings(interpret_steps=60, interpret_members=2)
-        fit_interpreter(stage, NativeMaps(stage.path, [3, 2]), truth, 3, config, CPU)
+        fit_interpreter(stage, NativeMaps(stage.path), truth, 3, config, CPU)
         name = "interpreter.safetensors"
         assert (stage.path / name).read_bytes() == (whole.path / name).read_bytes()
         records = [json.loads(x) for x in (stage.run.path / "metrics.jsonl").open()]

@@ -111,6 +111,31 @@ def level_statistics(encoder: str, weights: str) -> Frozen:
     return Frozen(Normalised(_Statistics(network), config["mean"], config["std"]))
 
 
+def feature_pyramid(encoder: str, weights: str) -> Frozen:
+    """The feature maps of a network at all its levels, finest first.
+
+    Args:
+        encoder: timm's name of a network that gives its features by level.
+        weights: ``packaged``, ``none``, or the path of a file.
+
+    Raises:
+        FewmaskError: there is no such network, or not with these weights.
+
+    Shapes:
+        image (N, 3, H, W) float in [0, 1] -> list of (N, C, h, w), of EfficientNet-Lite0 at the
+            strides 2, 4, 8, 16 and 32, with 512 channels together.
+    """
+    check_encoder(encoder, weights)
+    torchvision_compat.ensure()
+    import timm
+
+    network = timm.create_model(encoder, pretrained=False, features_only=True)
+    _levels(network, encoder)
+    config: Any = network.default_cfg
+    _load(network, encoder, weights)
+    return Frozen(Normalised(network, config["mean"], config["std"]))
+
+
 def pooled_features(encoder: str, weights: str) -> Frozen:
     """One vector an image: what a classifier of timm hands to its last layer.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from pathlib import Path
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -61,6 +62,15 @@ class FactoryConfig(Settings):
     generate_watch_images: int = Field(500, ge=3)
     """Generated images, and real ones, that the distance is taken of."""
 
+    invert_steps: int = Field(1000, ge=1)
+    """Optimiser steps in which the styles of a real image are sought. Published: 1,000."""
+    invert_learning_rate: float = Field(0.1, gt=0)
+    """Adam's highest rate for them. Published: 0.1."""
+    invert_pixel_weight: float = Field(1.0, ge=0)
+    """Weight of the squared difference of pixels, beside that of features."""
+    invert_mean_weight: float = Field(1e-3, ge=0)
+    """Weight of the styles' squared distance from the mean style, in units of w."""
+
     interpret_members: int = Field(10, ge=1)
     """Pixel classifiers that vote. Published: 10."""
     interpret_width: int = Field(256, ge=2)
@@ -74,6 +84,8 @@ class FactoryConfig(Settings):
     interpret_balance: float = Field(1.0, ge=0, le=1)
     """Classes are drawn by their frequency to this power. 1, as published: pixels as they come; 0:
     all classes alike."""
+    interpret_enlarge: int = Field(1, ge=1)
+    """Encoder only: it sees images so many times larger, as networks for small images do not."""
 
     @model_validator(mode="after")
     def _sizes_double(self) -> Self:
@@ -82,6 +94,26 @@ class FactoryConfig(Settings):
         if self.generate_channel_base < self.image_size:
             raise ValueError("generate_channel_base leaves no channel: no less than image_size")
         return self
+
+
+Route = Literal["generated", "invert", "encoder"]
+
+
+class LabelConfig(FactoryConfig):
+    """Settings of ``fewmask factory label``: those of the generator's run, and what is labelled."""
+
+    route: Route = "generated"
+    """generated: masks drawn on generated images; invert: on real ones, which the generator is made
+    to repeat; encoder: on real ones, whose features an ImageNet encoder gives."""
+    masks: Path | None = None
+    """Folder of masks with the names of their images."""
+    generator_weights: str = "none"
+    """generator.safetensors of the run that the masks are for."""
+
+    @property
+    def data_folders(self) -> dict[str, Path]:
+        """The folder of masks."""
+        return {} if self.masks is None else {"masks": self.masks}
 
 
 PRESETS: dict[str, dict[str, Any]] = {

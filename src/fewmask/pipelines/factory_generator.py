@@ -38,6 +38,7 @@ from fewmask.training.run_folder import Stage
 from fewmask.training.signals import step_first
 from fewmask.training.workspace import Workspace
 
+GENERATOR = "generator.safetensors"
 SHEET = 8
 """Rows and columns of a sheet of samples."""
 
@@ -216,14 +217,14 @@ def train_generator(work: Workspace, stage: Stage) -> None:
         work.device,
     )
     loop = Loop(stage, total, seed=config.seed, state={**training.state, "watch": watch})
-    every = max(1, total // config.generate_watches)
+    looks = config.generate_watches
     batches = None
     for step in loop:
         if batches is None:  # the loop knows only now where it goes on
             batches = _real_images(work, stage, rows, total, step)
         real = to_signed(next(batches)[0].to(work.device))
         values = training.step(step, real, loop)
-        if (step + 1) % every == 0 or step + 1 == total:
+        if (step + 1) * looks // total > step * looks // total:
             kimg = (step + 1) * batch / 1000
             where = f"{stage.label} after {kimg:g} kimg"
             with step_first():
@@ -235,7 +236,7 @@ def train_generator(work: Workspace, stage: Stage) -> None:
             name = f"generated-{(step + 1) * batch:09d}.png"
             write_image(folder / name, contact_sheet(sheet, SHEET))
         loop.record(**values)
-    save_weights(stage.path / "generator.safetensors", training.gan.average)
+    save_weights(stage.path / GENERATOR, training.gan.average)
     stage.write_json(
         "quality.json",
         {
@@ -244,6 +245,7 @@ def train_generator(work: Workspace, stage: Stage) -> None:
             "images": len(watch.real),
             "p": training.ada.p,
             "kimg": total * batch / 1000,
+            "kimg_per_hour": total * batch / stage.seconds * 3.6,
         },
     )
 
@@ -272,7 +274,7 @@ def _real_images(
 def load_generator(work: Workspace) -> Generator:
     """The trained generator, in eval mode."""
     network = new_gan(work.config).average
-    load_weights(work.stages["generate"].path / "generator.safetensors", network)
+    load_weights(work.stages["generate"].path / GENERATOR, network)
     return network.to(work.device).eval()
 
 

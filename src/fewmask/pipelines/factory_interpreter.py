@@ -32,21 +32,20 @@ from fewmask.training.loop import Loop
 from fewmask.training.run_folder import Stage
 from fewmask.training.workspace import open_array
 
+INTERPRETER = "interpreter.safetensors"
+
 
 class NativeMaps:
     """Feature maps of annotated images: one (N, h, w, C) float16 file for each map of the network.
 
     Args:
         folder: Where the files are.
-        channels: Of each map.
     """
 
-    def __init__(self, folder: Path, channels: Sequence[int]) -> None:
-        self.channels = list(channels)
-        self.files = [
-            np.load(folder / f"map-{number:02d}.npy", mmap_mode="r")
-            for number in range(len(channels))
-        ]
+    def __init__(self, folder: Path) -> None:
+        paths = sorted(folder.glob("map-*.npy"))
+        self.files = [np.load(path, mmap_mode="c") for path in paths]  # as torch wants to write
+        self.channels = [file.shape[3] for file in self.files]
 
     @classmethod
     def write(cls, stage: Stage, features: Iterable[Sequence[Tensor]], count: int) -> NativeMaps:
@@ -66,7 +65,7 @@ class NativeMaps:
                 file[row] = m[0].permute(1, 2, 0).half().cpu().numpy()
         for file in files:
             file.flush()
-        return cls(stage.path, [file.shape[3] for file in files])
+        return cls(stage.path)
 
     def of_image(self, row: int) -> list[Tensor]:
         """(h, w, C) float16 of each map; nothing is read before it is needed."""
@@ -147,7 +146,7 @@ def fit_interpreter(
     for number, member in enumerate(members):
         assert isinstance(member, PixelClassifier)
         _fit_member(stage, maps, draw, member, f"classifier-{number}", config, device)
-    save_weights(stage.path / "interpreter.safetensors", members)
+    save_weights(stage.path / INTERPRETER, members)
     return members.eval()
 
 

@@ -17,8 +17,9 @@ from fewmask.training.run_folder import DONE, RunFolder, Stage
 from fewmask.training.segmenting import SegmenterPredictor, new_segmenter
 from fewmask.training.workspace import Workspace
 
-KINDS = ("segmenter", "evidence")
-"""What a finished run predicts with: trained weights, or the published chain of stages."""
+KINDS = ("segmenter", "evidence", "generator", "interpreter")
+"""What a finished run has made: a trained segmenter, the published chain of stages to predict with,
+a generator of images, or an interpreter of features."""
 
 
 def restore_workspace(run: RunFolder, device: torch.device) -> tuple[Workspace, ModuleType]:

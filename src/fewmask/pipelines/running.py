@@ -33,6 +33,8 @@ from fewmask.training.workspace import Workspace
 
 PIPELINES = {
     "adapt": ("fewmask.pipelines.adapt", "AdaptConfig"),
+    "factory": ("fewmask.pipelines.factory", "FactoryConfig"),
+    "label": ("fewmask.pipelines.factory_label", "LabelConfig"),
     "tags": ("fewmask.pipelines.tags", "TagsConfig"),
     "train": ("fewmask.pipelines.supervised", "SupervisedConfig"),
 }
@@ -301,7 +303,10 @@ def _work_through(
                 )
                 for work in works:
                     run_stages(work, module.STAGES, selected)
-                finish(works, module)
+                if "evaluate" in works[0].stages:
+                    finish(works, module)
+                else:  # no segmenter, so no table of scores
+                    module.finish(works)
     except KeyboardInterrupt:  # between two saves: by stop_if_asked, or a second Ctrl-C
         raise Interrupted.of(
             "INTERRUPTED",

@@ -72,7 +72,8 @@ def summary_table(run_path: Path) -> str:
     summary = read_summary(run_path)
     names, background = summary["class_names"], summary.get("background", True)
     if not summary["metrics"] and not summary.get("n"):
-        return "\n".join([NO_MASKS, *(f"  {line}" for line in made_instead(summary))])
+        text = summary.get("verdict", {}).get("text", NO_MASKS)
+        return "\n".join([text, *(f"  {line}" for line in made_instead(summary))])
     rows = table_rows(summary["rows"], names, background)
     lines = [text_table(rows, terminal_metrics(names, rows, background), names)]
     if "verdict" in summary:

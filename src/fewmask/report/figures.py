@@ -122,15 +122,19 @@ def overlay(image: NDArray[np.uint8], mask: NDArray, alpha: float = 0.45) -> NDA
     return drawn
 
 
-def strip_png(panels: Sequence[tuple[str, NDArray]]) -> bytes:
-    """A row of panels with titles, each of :data:`PANEL_PX` height, on a transparent ground.
+def strip_png(panels: Sequence[tuple[str, NDArray]], height_px: int = PANEL_PX) -> bytes:
+    """A row of panels with titles, each of one height, on a transparent ground.
 
     What an array is decides how it is drawn: uint8 (H, W, 3) as a picture; integer or bool (H, W)
     as class ids :func:`overlay`-ed on the latest picture before it (on black without one);
     float (H, W) in [0, 1] as a map in the colours of *magma*, whose brightness rises evenly.
 
+    Args:
+        panels: Titles and arrays.
+        height_px: Of each panel.
+
     Returns:
-        A PNG file, ``PANEL_PX + TITLE_PX`` pixels high.
+        A PNG file, ``height_px + TITLE_PX`` pixels high.
 
     Raises:
         DataError: ``IMAGE-SHAPE`` for an array that is none of these, or for no panel at all.
@@ -138,8 +142,8 @@ def strip_png(panels: Sequence[tuple[str, NDArray]]) -> bytes:
     if not panels:
         raise _bad_image("no panels")
     pictures = _pictures(panels)
-    widths = [round(PANEL_PX * p.shape[1] / p.shape[0]) for p in pictures]
-    total = (sum(widths) + GAP_PX * (len(widths) - 1), PANEL_PX + TITLE_PX)
+    widths = [round(height_px * p.shape[1] / p.shape[0]) for p in pictures]
+    total = (sum(widths) + GAP_PX * (len(widths) - 1), height_px + TITLE_PX)
     with _style():
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
@@ -148,10 +152,10 @@ def strip_png(panels: Sequence[tuple[str, NDArray]]) -> bytes:
         FigureCanvasAgg(figure)
         left = 0
         for (title, _), picture, width in zip(panels, pictures, widths, strict=True):
-            box = (left / total[0], 0.0, width / total[0], PANEL_PX / total[1])
+            box = (left / total[0], 0.0, width / total[0], height_px / total[1])
             axes = figure.add_axes(box)
             axes.set_axis_off()
-            enlarged = picture.shape[0] < PANEL_PX
+            enlarged = picture.shape[0] < height_px
             axes.imshow(
                 picture, interpolation="nearest" if enlarged else "antialiased", aspect="auto"
             )

@@ -65,6 +65,8 @@ def accuracy_text(accuracy: dict[str, float]) -> str:
 
 def made_instead(summary: dict[str, Any]) -> list[str]:
     """What a run without a single score has made, in a few lines."""
+    if "made" in summary:
+        return list(summary["made"])
     lines = []
     if summary.get("tag_accuracy"):
         lines.append(

@@ -1,0 +1,372 @@
+"""The commands of ``fewmask factory`` that follow a trained generator."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from fewmask.config import resolve
+from fewmask.data.transforms import to_unit
+from fewmask.errors import CheckpointError, UsageError, shell_command
+from fewmask.io.images import write_image, write_mask
+from fewmask.pipelines.factory_config import PRESETS, LabelConfig, Route
+from fewmask.pipelines.factory_features import EncoderFeatures, picture_of, teacher_generator
+from fewmask.pipelines.factory_generator import GENERATOR, load_generator
+from fewmask.pipelines.factory_interpreter import INTERPRETER, interpret
+from fewmask.pipelines.factory_label import load_interpreter
+from fewmask.pipelines.factory_seeds import FILE as SEEDS_FILE
+from fewmask.pipelines.factory_seeds import export_seeds as export_images
+from fewmask.pipelines.factory_watch import latent_codes
+from fewmask.pipelines.finished import read_card, restore_workspace
+from fewmask.pipelines.running import data_folders_of, recorded_settings, start
+from fewmask.training.checkpoint import sha256_file, write_atomically
+from fewmask.training.device import choose_device
+from fewmask.training.export import write_manifest
+from fewmask.training.known_images import KnownImages
+from fewmask.training.progress import watched
+from fewmask.training.run_folder import RunFolder
+from fewmask.training.run_places import free_path, refuse_inside
+from fewmask.training.workspace import Workspace
+
+LABELLED = "labelled"
+"""Beginning of the names of interpreters' runs, which lie in their generator's."""
+BATCH = 16
+EXPORTED_FROM = 1_000_000
+"""Number of the first code of images to draw on, so that no data set is sampled from the same."""
+
+
+def export_seeds(
+    run: RunFolder,
+    out: Path,
+    count: int = 30,
+    *,
+    truncation_psi: float = 0.7,
+    device: str = "auto",
+) -> list[Path]:
+    """Write generated images to draw masks on: ``OUT/images/seed-1000000.png`` and so on.
+
+    Args:
+        run: A finished run of ``fewmask factory train``.
+        out: New or empty folder.
+        count: How many.
+        truncation_psi: 1: as varied as the generator can; 0: all the same.
+        device: See ``--device``.
+
+    Returns:
+        The images' paths.
+
+    Raises:
+        UsageError: the run has no generator, or ``out`` holds something.
+    """
+    _require_kind(run, "generator", "a run of `fewmask factory train`")
+    RunFolder.require_free(out)
+    _refuse_in_data(run, out)
+    work, _ = restore_workspace(run, choose_device(device))
+    return export_images(
+        load_generator(work),
+        run.path / "weights" / GENERATOR,
+        out,
+        range(EXPORTED_FROM, EXPORTED_FROM + count),
+        seed=work.config.seed,
+        truncation_psi=truncation_psi,
+    )
+
+
+def label(
+    run: Path,
+    masks: Path,
+    route: Route = "generated",
+    *,
+    out: Path | None = None,
+    preset: str = "fast",
+    config: Path | None = None,
+    settings: dict[str, Any] | None = None,
+) -> RunFolder:
+    """Teach an interpreter from few masks; a run of its own in the generator's.
+
+    Args:
+        run: A finished run of ``fewmask factory train``; for route ``encoder`` a folder of images
+            will do.
+        masks: Folder of masks with the names of their images.
+        route: ``generated``: ``masks`` or the folder above it has ``images/`` and ``seeds.json``
+            from :func:`export_seeds`; otherwise the images are those of the run.
+        out: New folder; default ``RUN/labelled-<route>``, numbered if taken.
+        preset: Of a folder of images; a run has its own settings.
+        config: YAML file of settings, which go before those of the run.
+        settings: Go before both.
+
+    Raises:
+        FewmaskError: see :mod:`fewmask.errors`.
+    """
+    given: dict[str, Any] = {**(settings or {}), "route": route, "masks": masks}
+    if route == "encoder" and run.is_dir() and not (run / "run.yaml").exists():
+        resolved = resolve(LabelConfig, PRESETS, preset, file=config, overrides=given)
+        path = out or free_path(Path("runs") / f"{run.resolve().name}-label")
+        return start("label", run, path, resolved, preset=preset)
+    folder = RunFolder.open(run)
+    _require_kind(folder, "generator", "a run of `fewmask factory train`")
+    _, before = recorded_settings(folder)
+    weights = "none" if route == "encoder" else str(folder.path / "weights" / GENERATOR)
+    inherited = {**before.model_dump(exclude={"stages"}), "generator_weights": weights}
+    root = Path(folder.record["data"])
+    if route == "generated":
+        root = _seeds_folder(masks, run)
+        inherited["split_file"] = None
+    else:
+        inherited["split_file"] = _split_of(folder)
+    resolved = resolve(LabelConfig, {"run": inherited}, "run", file=config, overrides=given)
+    path = out or free_path(folder.path / f"{LABELLED}-{route}")
+    return start("label", root, path, resolved, preset=str(folder.record["preset"]))
+
+
+class Made(NamedTuple):
+    """A data set that was written.
+
+    Attributes:
+        pairs: Images with masks.
+        unsure: Left out: the ensemble disagreed on them most.
+        copies: Left out: copies of images that the generator was trained on.
+    """
+
+    pairs: int
+    unsure: int
+    copies: int
+
+    def __str__(self) -> str:
+        return (
+            f"{self.pairs} synthetic images with masks; left out: {self.unsure} on which the "
+            f"classifiers disagree most, {self.copies} copies of training images"
+        )
+
+
+def sample(
+    run: RunFolder,
+    out: Path,
+    count: int = 1500,
+    *,
+    truncation_psi: float = 0.7,
+    drop: float = 0.1,
+    seed: int | None = None,
+    device: str = "auto",
+) -> Made:
+    """Write synthetic images with masks: ``OUT/images``, ``OUT/masks``, ``OUT/manifest.csv``.
+
+    Args:
+        run: A finished run of ``fewmask factory label``, or the generator's with one such in it.
+        out: New or empty folder; appears whole or not at all.
+        count: Pairs to write.
+        truncation_psi: 1: as varied as the generator can; 0: all the same.
+        drop: Share of images that is left out: those on which the ensemble disagrees most.
+            Published: 0.1.
+        seed: Of the codes; default the run's.
+        device: See ``--device``.
+
+    Raises:
+        UsageError: there is no interpreter or no generator, or ``out`` holds something.
+        CheckpointError: weights are damaged.
+    """
+    if count < 1 or not 0 <= drop < 1 or not 0 <= truncation_psi <= 1:
+        raise UsageError.of(
+            "SAMPLE",
+            where="-n, --drop, --truncation-psi",
+            found=f"{count}, {drop}, {truncation_psi}",
+            expected="1 or more; 0 to less than 1; 0 to 1",
+            fix="correct the number",
+        )
+    run = interpreter_run(run)
+    RunFolder.require_free(out)
+    _refuse_in_data(run, out)
+    work, _ = restore_workspace(run, choose_device(device))
+    weights = _generator_of(work)
+    seed = work.config.seed if seed is None else seed
+    known = KnownImages.of(RunFolder.open(weights.parents[1]))
+    wanted = -(-count * 1000 // round(1000 * (1 - drop)))
+    making = out.with_name(f".making-{out.name}")
+    shutil.rmtree(making, ignore_errors=True)
+    for folder in ("images", "masks"):
+        (making / folder).mkdir(parents=True)
+    pairs: list[dict[str, Any]] = []
+    copies = 0
+    for number, (image, mask, spread) in _numbered(work, weights, seed, truncation_psi, wanted):
+        copies += bool(copy := known.learned(image))
+        if copy:
+            continue
+        name = f"{number:06d}.png"
+        write_image(making / "images" / name, image)
+        write_mask(making / "masks" / name, mask)
+        pairs.append({"number": number, "name": name, "disagreement": spread})
+    kept = sorted(pairs, key=lambda pair: pair["disagreement"])[:count]
+    names = {pair["name"] for pair in kept}
+    for pair in pairs:
+        if pair["name"] not in names:
+            for folder in ("images", "masks"):
+                (making / folder / pair["name"]).unlink()
+    made = Made(len(kept), len(pairs) - len(kept), copies)
+    lineage = {
+        "synthetic": True,
+        "seed": seed,
+        "truncation_psi": truncation_psi,
+        "generator_sha256": sha256_file(weights),
+        "interpreter_sha256": sha256_file(run.path / "weights" / INTERPRETER),
+    }
+    kept.sort(key=lambda pair: pair["number"])
+    write_manifest(
+        making / "manifest.csv",
+        [
+            {
+                "image": f"images/{pair['name']}",
+                "mask": f"masks/{pair['name']}",
+                "number": pair["number"],
+                "disagreement": f"{pair['disagreement']:.6f}",
+                **lineage,
+            }
+            for pair in kept
+        ],
+    )
+    _write_codes(making / "z.npy", seed, [p["number"] for p in kept], work)
+    facts = {**lineage, **made._asdict(), "class_names": list(work.class_names)}
+    write_atomically(making / "dataset.json", json.dumps(facts, indent=1).encode())
+    if out.exists():
+        out.rmdir()
+    making.replace(out)
+    return made
+
+
+def interpreter_run(run: RunFolder) -> RunFolder:
+    """The run itself if it has taught an interpreter, or the only one in it that has.
+
+    Raises:
+        UsageError: there is none, or there are several.
+    """
+    if read_card(run)["kind"] == "interpreter":
+        return run
+    found = sorted(path.parent for path in run.path.glob(f"{LABELLED}-*/run.yaml"))
+    runs = [one for one in map(RunFolder.open, found) if one.is_finished()]
+    if len(runs) == 1:
+        return runs[0]
+    fix = f"`{shell_command('factory', 'label', run.path, '--masks', 'MASKS')}` first"
+    if runs:
+        fix = "give one of them in place of the generator's run"
+    raise UsageError.of(
+        "INTERPRETER-MISSING" if not runs else "INTERPRETER-SEVERAL",
+        where=run.path,
+        found=", ".join(str(one.path) for one in runs) or "no finished run of factory label in it",
+        expected="one interpreter",
+        fix=fix,
+    )
+
+
+def _numbered(
+    work: Workspace, weights: Path, seed: int, truncation_psi: float, count: int
+) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray, float]]]:
+    """Number, image, mask and disagreement of generated images, in order."""
+    config: LabelConfig = work.config
+    config = config.replaced(generator_weights=str(weights))
+    work = Workspace(work.run, config, work.data, work.device, stages=work.stages)
+    network, members = teacher_generator(work), load_interpreter(work)
+    encoder = EncoderFeatures.of(work) if config.route == "encoder" else None
+    starts = range(0, count, BATCH)
+    for start_number in watched(starts, len(starts), "sample", "batch"):
+        numbers = range(start_number, min(start_number + BATCH, count))
+        images, masks, spreads = _labelled_batch(
+            network, members, encoder, seed, numbers, truncation_psi, work
+        )
+        yield from zip(numbers, zip(images, masks, spreads, strict=True), strict=True)
+
+
+@torch.no_grad()
+def _labelled_batch(
+    network: Any, members: Any, encoder: EncoderFeatures | None, seed: int,
+    numbers: Sequence[int], truncation_psi: float, work: Workspace,
+) -> tuple[np.ndarray, np.ndarray, list[float]]:  # fmt: skip
+    z = latent_codes(seed, numbers, network.z_dim).to(work.device)
+    made = network(z, truncation_psi, "fixed", features=encoder is None)
+    images = picture_of(made)
+    features = made.features
+    if encoder is not None:
+        features = encoder(to_unit(images).to(work.device))
+    found = interpret(members, features, work.config.working_size)
+    masks = found.mask.cpu().numpy().astype(np.uint8)
+    return images, masks, found.disagreement.mean((1, 2)).tolist()
+
+
+def _write_codes(path: Path, seed: int, numbers: Sequence[int], work: Workspace) -> None:
+    """The codes z of the pairs, (N, z_dim) float32, in the manifest's order."""
+    np.save(path, latent_codes(seed, numbers, work.config.generate_z_dim).numpy())
+
+
+def _generator_of(work: Workspace) -> Path:
+    """The generator that an interpreter's run was taught with.
+
+    Raises:
+        UsageError: it reads an encoder, and lies in no generator's run.
+        CheckpointError: the file has gone.
+    """
+    named = work.config.generator_weights
+    path = Path(named) if named != "none" else work.run.path.parent / "weights" / GENERATOR
+    if path.is_file():
+        return path
+    if named == "none":
+        raise UsageError.of(
+            "GENERATOR-MISSING",
+            where=work.run.path,
+            found="an interpreter of real images, outside any generator's run",
+            expected="a generator to sample from",
+            fix=f"`{shell_command('predict', work.run.path, 'IMAGES', '-o', 'OUT')}` labels real "
+            "images; or label with a run of `fewmask factory train`",
+        )
+    raise CheckpointError.of(
+        "GENERATOR-MISSING",
+        where=path,
+        found="no such file",
+        expected="the generator that the interpreter was taught with",
+        fix="put its run back where it was",
+    )
+
+
+def _seeds_folder(masks: Path, run: Path) -> Path:
+    """Where the exported images of these masks are."""
+    for folder in (masks, masks.resolve().parent):
+        if (folder / SEEDS_FILE).is_file():
+            return folder
+    raise UsageError.of(
+        "SEEDS-MISSING",
+        where=masks,
+        found=f"no {SEEDS_FILE} in it or above it",
+        expected="masks beside the exported images: DIR/images, DIR/seeds.json, DIR/masks",
+        fix=f"put them there (`{shell_command('factory', 'export-seeds', run, '-o', 'DIR')}` "
+        "exports the same images again), or --invert or --encoder for masks of real images",
+    )
+
+
+def _split_of(run: RunFolder) -> Path:
+    """The run's cut, of the first fold."""
+    return next(path for place in ("*-split/split.csv", "fold-*/*-split/split.csv")
+                for path in sorted(run.path.glob(place)))  # fmt: skip
+
+
+def _require_kind(run: RunFolder, kind: str, expected: str) -> None:
+    found = read_card(run)["kind"]
+    if found != kind:
+        raise UsageError.of(
+            "RUN-KIND",
+            where=run.path,
+            found=f"a run that has made {_WORDS.get(found, found)}",
+            expected=expected,
+            fix="give that run",
+        )
+
+
+_WORDS = {"segmenter": "a segmenter", "evidence": "masks", "interpreter": "an interpreter",
+          "generator": "a generator"}  # fmt: skip
+
+
+def _refuse_in_data(run: RunFolder, out: Path) -> None:
+    for folder in data_folders_of(run):
+        refuse_inside(out, folder)
