@@ -80,6 +80,14 @@ def inverted(fewmask, factory, data):
     return factory / "labelled-invert"
 
 
+@pytest.fixture(scope="module")
+def judged(fewmask, inverted, data, tmp_path_factory):
+    out = tmp_path_factory.mktemp("judge") / "run"
+    result = fewmask("factory", "judge", inverted, data, "-o", out, *SMALL)
+    assert result.code == 0, result.err
+    return out, result
+
+
 class TestTrain:
     def test_what_is_written(self, factory, fewmask):
         assert (factory / "weights" / "generator.safetensors").is_file()
@@ -353,3 +361,63 @@ class TestSample:
         assert fewmask("factory", "sample", labelled, "-n", 12, "-o", out).code == 0
         checked = fewmask("check", out, "--json")
         assert "train" in checked.json["uses"]
+
+
+class TestJudge:
+    def test_every_row_and_its_price(self, judged):
+        out, _ = judged
+        rows = {row["name"]: row for row in json.loads((out / "metrics.json").read_text())["rows"]}
+        kinds = {name: row["kind"] for name, row in rows.items()}
+        assert kinds["24 real only"] == kinds["synthetic only"] == "control"
+        assert kinds["24 real only, no augmentation"] == "control"
+        assert kinds["synthetic + 24 real"] == "result"
+        assert rows["synthetic only"]["masks_used"] == 24
+        assert "all real" not in kinds  # the few are all that there are
+
+    def test_few_masks_of_many_and_the_gap(self, fewmask, labelled, data, tmp_path):
+        """Six annotated generated images, so six real ones stand against them."""
+        out = tmp_path / "run"
+        result = fewmask("factory", "judge", labelled, data, "-o", out, *SMALL)
+        assert result.code == 0, result.err
+        table = json.loads((out / "metrics.json").read_text())
+        rows = {row["name"]: row for row in table["rows"]}
+        assert rows["all real"]["gap_closed"] == 1
+        assert rows["6 real only"]["gap_closed"] == 0
+        page = (out / "report.html").read_text()
+        assert "6 annotated generated images, 6 real ones" in page
+        assert "do not use the synthetic" in page
+
+    def test_the_factorys_own_cut_is_kept(self, judged, factory):
+        parts = [
+            json.loads(next(run.glob("*-split/split.json")).read_text())
+            for run in (judged[0], factory)
+        ]
+        assert parts[0]["test"] == parts[1]["test"]
+
+    def test_no_augmentation_shows_images_as_they_are(self, judged, monkeypatch):
+        out, _ = judged
+        few, plain = (next(out.glob(f"*/{n}.safetensors")) for n in ("few", "few-plain"))
+        assert few.read_bytes() != plain.read_bytes()
+
+    def test_predict_and_resume(self, fewmask, judged, data, tmp_path):
+        out, _ = judged
+        assert fewmask("predict", out, data / "images", "-o", tmp_path / "masks").code == 0
+        again = fewmask("resume", out)
+        assert again.code == 0
+        assert "done before" in again.err
+
+    def test_images_that_the_generator_knows_are_no_test(self, fewmask, labelled, data, tmp_path):
+        other = tmp_path / "copy"
+        shutil.copytree(data, other)  # the same images elsewhere, so another cut
+        result = fewmask(
+            "factory", "judge", labelled, other, "-o", tmp_path / "run", *SMALL, "--split-seed=3"
+        )
+        assert result.code == 11
+        assert "LEAK" in result.err
+
+    def test_images_alone_cannot_judge(self, fewmask, labelled, data, tmp_path):
+        result = fewmask(
+            "factory", "judge", labelled, data / "images", "-o", tmp_path / "r", *SMALL
+        )
+        assert result.code == 10
+        assert "NO-MASKS" in result.err

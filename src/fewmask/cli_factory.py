@@ -19,6 +19,7 @@ FactoryFlags: Any = optional_fields(factory_config.FactoryConfig)
 LabelFlags: Any = optional_fields(
     factory_config.LabelConfig, "route", "masks", "generator_weights", "encoder"
 )
+JudgeFlags: Any = optional_fields(factory_config.JudgeConfig, "interpreter_weights")
 Flat = Parameter(name="*", group=SETTINGS)
 
 app = App(
@@ -168,3 +169,33 @@ def sample(
         )  # fmt: skip
     print(f"{out}: {made}")
     tell_next(shell_command("train", out, "-o", f"{out}-train"))
+
+
+@app.command
+def judge(
+    run: Path,
+    data: Path,
+    /,
+    *,
+    out: Out = None,
+    preset: str = "fast",
+    config: Path | None = None,
+    settings: Annotated[JudgeFlags, Flat] = None,
+) -> None:
+    """Synthetic against real: does the factory pay for its labels?
+
+    Args:
+        run: A finished run of `fewmask factory label`, or the generator's with one such in it.
+        data: Real images with masks; of the factory's own folder, its test part is measured.
+        out: A new folder for the run; default runs/<data>-judge.
+        preset: smoke (seconds), fast (a CPU), paper (as published).
+        config: YAML file of settings; flags win over it.
+        settings: Of the segmenters, all trained alike.
+    """
+    from fewmask.cli import finished
+    from fewmask.factory import judge as judge_run
+    from fewmask.training.run_folder import RunFolder
+
+    given = settings.model_dump(exclude_none=True) if settings else {}
+    opened = RunFolder.open(run)
+    finished(judge_run(opened, data, out=out, preset=preset, config=config, settings=given).path)

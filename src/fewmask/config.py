@@ -81,8 +81,9 @@ class Settings(BaseModel):
     use; vgg16 and resnet101 only), none, or a file."""
 
     segment_architecture: Literal[
-        "unet", "unetplusplus", "fpn", "deeplabv3plus", "segformer", "upernet", "classic_unet"
-    ] = "unet"
+        "unet", "unetplusplus", "fpn", "deeplabv3", "deeplabv3plus", "fcn", "segformer", "upernet",
+        "classic_unet",
+    ] = "unet"  # fmt: skip
     """All but classic_unet (64 … 1024 channels) stand on `encoder`."""
     segment_decoder_width: int = Field(32, ge=0)
     """Channels of the decoder's middle level, of unet and unetplusplus; of fpn a quarter of the

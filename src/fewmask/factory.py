@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from fewmask.config import resolve
-from fewmask.data.transforms import to_unit
-from fewmask.errors import CheckpointError, UsageError, shell_command
+from fewmask.errors import UsageError, shell_command
 from fewmask.io.images import write_image, write_mask
-from fewmask.pipelines.factory_config import PRESETS, LabelConfig, Route
-from fewmask.pipelines.factory_features import EncoderFeatures, picture_of, teacher_generator
+from fewmask.pipelines.factory_config import JUDGE_PRESETS, PRESETS, JudgeConfig, LabelConfig, Route
 from fewmask.pipelines.factory_generator import GENERATOR, load_generator
-from fewmask.pipelines.factory_interpreter import INTERPRETER, interpret
-from fewmask.pipelines.factory_label import load_interpreter
+from fewmask.pipelines.factory_interpreter import INTERPRETER
+from fewmask.pipelines.factory_sampling import Gate, generator_of, labelled_images, to_generate
 from fewmask.pipelines.factory_seeds import FILE as SEEDS_FILE
 from fewmask.pipelines.factory_seeds import export_seeds as export_images
 from fewmask.pipelines.factory_watch import latent_codes
@@ -29,10 +25,8 @@ from fewmask.training.checkpoint import sha256_file, write_atomically
 from fewmask.training.device import choose_device
 from fewmask.training.export import write_manifest
 from fewmask.training.known_images import KnownImages
-from fewmask.training.progress import watched
 from fewmask.training.run_folder import RunFolder
 from fewmask.training.run_places import free_path, refuse_inside
-from fewmask.training.workspace import Workspace
 
 LABELLED = "labelled"
 """Beginning of the names of interpreters' runs, which lie in their generator's."""
@@ -183,31 +177,23 @@ def sample(
     RunFolder.require_free(out)
     _refuse_in_data(run, out)
     work, _ = restore_workspace(run, choose_device(device))
-    weights = _generator_of(work)
+    weights = generator_of(work)
     seed = work.config.seed if seed is None else seed
-    known = KnownImages.of(RunFolder.open(weights.parents[1]))
-    wanted = -(-count * 1000 // round(1000 * (1 - drop)))
+    gate = Gate(KnownImages.of(RunFolder.open(weights.parents[1])))
     making = out.with_name(f".making-{out.name}")
     shutil.rmtree(making, ignore_errors=True)
     for folder in ("images", "masks"):
         (making / folder).mkdir(parents=True)
-    pairs: list[dict[str, Any]] = []
-    copies = 0
-    for number, (image, mask, spread) in _numbered(work, weights, seed, truncation_psi, wanted):
-        copies += bool(copy := known.learned(image))
-        if copy:
-            continue
-        name = f"{number:06d}.png"
-        write_image(making / "images" / name, image)
-        write_mask(making / "masks" / name, mask)
-        pairs.append({"number": number, "name": name, "disagreement": spread})
-    kept = sorted(pairs, key=lambda pair: pair["disagreement"])[:count]
-    names = {pair["name"] for pair in kept}
-    for pair in pairs:
-        if pair["name"] not in names:
-            for folder in ("images", "masks"):
-                (making / folder / pair["name"]).unlink()
-    made = Made(len(kept), len(pairs) - len(kept), copies)
+    for pair in labelled_images(work, weights, seed, truncation_psi, to_generate(count, drop)):
+        if gate.admits(pair):
+            write_image(making / "images" / _file(pair.number), pair.image)
+            write_mask(making / "masks" / _file(pair.number), pair.mask)
+    surest = gate.surest(count)
+    for number in gate.doubts.keys() - surest:
+        for folder in ("images", "masks"):
+            (making / folder / _file(number)).unlink()
+    kept = sorted(surest)
+    made = Made(len(kept), len(gate.doubts) - len(kept), len(gate.copies))
     lineage = {
         "synthetic": True,
         "seed": seed,
@@ -215,27 +201,79 @@ def sample(
         "generator_sha256": sha256_file(weights),
         "interpreter_sha256": sha256_file(run.path / "weights" / INTERPRETER),
     }
-    kept.sort(key=lambda pair: pair["number"])
     write_manifest(
         making / "manifest.csv",
         [
             {
-                "image": f"images/{pair['name']}",
-                "mask": f"masks/{pair['name']}",
-                "number": pair["number"],
-                "disagreement": f"{pair['disagreement']:.6f}",
+                "image": f"images/{_file(number)}",
+                "mask": f"masks/{_file(number)}",
+                "number": number,
+                "disagreement": f"{gate.doubts[number]:.6f}",
                 **lineage,
             }
-            for pair in kept
+            for number in kept
         ],
     )
-    _write_codes(making / "z.npy", seed, [p["number"] for p in kept], work)
+    np.save(making / "z.npy", latent_codes(seed, kept, work.config.generate_z_dim).numpy())
     facts = {**lineage, **made._asdict(), "class_names": list(work.class_names)}
     write_atomically(making / "dataset.json", json.dumps(facts, indent=1).encode())
     if out.exists():
         out.rmdir()
     making.replace(out)
     return made
+
+
+def judge(
+    run: RunFolder,
+    data: Path,
+    *,
+    out: Path | None = None,
+    preset: str = "fast",
+    config: Path | None = None,
+    settings: dict[str, Any] | None = None,
+) -> RunFolder:
+    """Train segmenters on synthetic, on few real, on both and on all real images; compare them.
+
+    Args:
+        run: As for :func:`sample`.
+        data: Folder of real images with masks. Of the factory's own data the test part, which it
+            has left alone, is measured; of other data a part is held out.
+        out: New folder; default ``runs/<data>-judge``, numbered if taken.
+        preset: smoke, fast or paper.
+        config: YAML file of settings.
+        settings: Go before it.
+
+    Raises:
+        FewmaskError: see :mod:`fewmask.errors`.
+    """
+    run = interpreter_run(run)
+    taught: Any = recorded_settings(run)[1]
+    given: dict[str, Any] = {
+        "class_name": taught.class_name,
+        "class_names": taught.class_names,
+        "group_pattern": taught.group_pattern,
+        "image_size": max(32, taught.image_size),
+        **(settings or {}),
+        "interpreter_weights": str(run.path / "weights" / INTERPRETER),
+    }
+    split_file = _split_of_data(run, data)
+    if split_file is not None:
+        given.setdefault("split_file", split_file)
+    if taught.route == "encoder" and taught.generator_weights == "none":
+        given.setdefault("sample_count", 0)
+    resolved = resolve(JudgeConfig, JUDGE_PRESETS, preset, file=config, overrides=given)
+    path = out or free_path(Path("runs") / f"{data.resolve().name}-judge")
+    return start("judge", data, path, resolved, preset=preset)
+
+
+def _split_of_data(run: RunFolder, data: Path) -> Path | None:
+    """The cut of the generator's run, if it was trained on this folder."""
+    taught: Any = recorded_settings(run)[1]
+    if taught.generator_weights == "none":
+        return None
+    factory = RunFolder.open(Path(taught.generator_weights).parents[1])
+    same = Path(factory.record["data"]).resolve() == data.resolve()
+    return _split_of(factory) if same else None
 
 
 def interpreter_run(run: RunFolder) -> RunFolder:
@@ -262,72 +300,8 @@ def interpreter_run(run: RunFolder) -> RunFolder:
     )
 
 
-def _numbered(
-    work: Workspace, weights: Path, seed: int, truncation_psi: float, count: int
-) -> Iterator[tuple[int, tuple[np.ndarray, np.ndarray, float]]]:
-    """Number, image, mask and disagreement of generated images, in order."""
-    config: LabelConfig = work.config
-    config = config.replaced(generator_weights=str(weights))
-    work = Workspace(work.run, config, work.data, work.device, stages=work.stages)
-    network, members = teacher_generator(work), load_interpreter(work)
-    encoder = EncoderFeatures.of(work) if config.route == "encoder" else None
-    starts = range(0, count, BATCH)
-    for start_number in watched(starts, len(starts), "sample", "batch"):
-        numbers = range(start_number, min(start_number + BATCH, count))
-        images, masks, spreads = _labelled_batch(
-            network, members, encoder, seed, numbers, truncation_psi, work
-        )
-        yield from zip(numbers, zip(images, masks, spreads, strict=True), strict=True)
-
-
-@torch.no_grad()
-def _labelled_batch(
-    network: Any, members: Any, encoder: EncoderFeatures | None, seed: int,
-    numbers: Sequence[int], truncation_psi: float, work: Workspace,
-) -> tuple[np.ndarray, np.ndarray, list[float]]:  # fmt: skip
-    z = latent_codes(seed, numbers, network.z_dim).to(work.device)
-    made = network(z, truncation_psi, "fixed", features=encoder is None)
-    images = picture_of(made)
-    features = made.features
-    if encoder is not None:
-        features = encoder(to_unit(images).to(work.device))
-    found = interpret(members, features, work.config.working_size)
-    masks = found.mask.cpu().numpy().astype(np.uint8)
-    return images, masks, found.disagreement.mean((1, 2)).tolist()
-
-
-def _write_codes(path: Path, seed: int, numbers: Sequence[int], work: Workspace) -> None:
-    """The codes z of the pairs, (N, z_dim) float32, in the manifest's order."""
-    np.save(path, latent_codes(seed, numbers, work.config.generate_z_dim).numpy())
-
-
-def _generator_of(work: Workspace) -> Path:
-    """The generator that an interpreter's run was taught with.
-
-    Raises:
-        UsageError: it reads an encoder, and lies in no generator's run.
-        CheckpointError: the file has gone.
-    """
-    named = work.config.generator_weights
-    path = Path(named) if named != "none" else work.run.path.parent / "weights" / GENERATOR
-    if path.is_file():
-        return path
-    if named == "none":
-        raise UsageError.of(
-            "GENERATOR-MISSING",
-            where=work.run.path,
-            found="an interpreter of real images, outside any generator's run",
-            expected="a generator to sample from",
-            fix=f"`{shell_command('predict', work.run.path, 'IMAGES', '-o', 'OUT')}` labels real "
-            "images; or label with a run of `fewmask factory train`",
-        )
-    raise CheckpointError.of(
-        "GENERATOR-MISSING",
-        where=path,
-        found="no such file",
-        expected="the generator that the interpreter was taught with",
-        fix="put its run back where it was",
-    )
+def _file(number: int) -> str:
+    return f"{number:06d}.png"
 
 
 def _seeds_folder(masks: Path, run: Path) -> Path:

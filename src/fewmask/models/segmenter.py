@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from fewmask import torchvision_compat
 from fewmask.errors import UsageError
 from fewmask.models.blocks import Normalised, Padded
 from fewmask.models.classifier import check_timm_name, fetch_imagenet
@@ -19,7 +20,9 @@ from fewmask.models.weights import (
     load_weights_file,
 )
 
-ARCHITECTURES = ("unet", "unetplusplus", "fpn", "deeplabv3plus", "segformer", "upernet")
+ARCHITECTURES = (
+    "unet", "unetplusplus", "fpn", "deeplabv3", "deeplabv3plus", "fcn", "segformer", "upernet",
+)  # fmt: skip
 STRIDE_PX = 32
 
 
@@ -70,7 +73,9 @@ def build_segmenter(
         "unet": smp.Unet,
         "unetplusplus": smp.UnetPlusPlus,
         "fpn": smp.FPN,
+        "deeplabv3": smp.DeepLabV3,
         "deeplabv3plus": smp.DeepLabV3Plus,
+        "fcn": FullyConvolutional,
         "segformer": smp.Segformer,
         "upernet": smp.UPerNet,
     }
@@ -94,6 +99,38 @@ def build_segmenter(
         mean=[config["mean"][i % 3] for i in range(in_channels)],
         std=[config["std"][i % 3] for i in range(in_channels)],
     )
+
+
+class FullyConvolutional(nn.Module):
+    """An encoder dilated to a stride of 8 px, a 3x3 and a 1x1 convolution, enlarged logits.
+
+    Args:
+        encoder_name: segmentation_models_pytorch's name of the encoder.
+        encoder_weights: None.
+        in_channels: Channels of the image.
+        classes: Number of logits per pixel.
+
+    Source: Long et al. 2015, "Fully Convolutional Networks"; dilation and head as in torchvision's
+        ``fcn_resnet101``, whose head this is.
+    """
+
+    def __init__(
+        self, encoder_name: str, encoder_weights: None, in_channels: int, classes: int
+    ) -> None:
+        super().__init__()
+        torchvision_compat.ensure()
+        from segmentation_models_pytorch.encoders import get_encoder
+        from torchvision.models.segmentation.fcn import FCNHead
+
+        self.encoder = get_encoder(
+            encoder_name, in_channels=in_channels, depth=5, weights=encoder_weights, output_stride=8
+        )
+        self.head = FCNHead(self.encoder.out_channels[-1], classes)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, in_channels, H, W), normalised -> logits (N, classes, H, W)."""
+        logits = self.head(self.encoder(image)[-1])
+        return nn.functional.interpolate(logits, image.shape[2:], mode="bilinear")
 
 
 GROUPS = 32

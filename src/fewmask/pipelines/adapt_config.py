@@ -40,8 +40,9 @@ class AdaptConfig(Settings):
     """Images have no up and down (aerial, microscope): train with all mirror images and turns."""
 
     segment_architecture: Literal[
-        "unet", "unetplusplus", "fpn", "deeplabv3plus", "segformer", "upernet", "classic_unet"
-    ] = "fpn"
+        "unet", "unetplusplus", "fpn", "deeplabv3", "deeplabv3plus", "fcn", "segformer", "upernet",
+        "classic_unet",
+    ] = "fpn"  # fmt: skip
     """fpn is Panoptic FPN's semantic branch, as published. All but classic_unet stand on
     `encoder`."""
     segment_decoder_width: int = Field(0, ge=0)

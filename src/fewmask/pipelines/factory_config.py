@@ -116,6 +116,30 @@ class LabelConfig(FactoryConfig):
         return {} if self.masks is None else {"masks": self.masks}
 
 
+class JudgeConfig(Settings):
+    """Settings of ``fewmask factory judge``: of the segmenters that are compared, all alike."""
+
+    interpreter_weights: str = "none"
+    """interpreter.safetensors of the run of `fewmask factory label` whose labels are judged."""
+    masks: int = Field(0, ge=0)
+    """Real masks of the control; 0: as many images as were annotated for the interpreter, the very
+    same ones where they were real."""
+    sample_count: int = Field(1500, ge=0)
+    """Synthetic images with masks. Published: 1,500; also 5,000, 10,000 and 15,000. 0: none."""
+    sample_truncation_psi: float = Field(0.7, ge=0, le=1)
+    """1: as varied as the generator can; 0: all the same."""
+    sample_drop: float = Field(0.1, ge=0, lt=1)
+    """Share left out: images on which the classifiers disagree most. Published: 0.1."""
+    sample_share: float = Field(0.5, gt=0, lt=1)
+    """Share of synthetic images in a batch, where real ones are trained on too."""
+    judge_steps: int = Field(1500, ge=1)
+    """Optimiser steps of each segmenter."""
+    judge_plain: bool = True
+    """Also train on the few real masks without augmentation."""
+    judge_full: bool = True
+    """Also train on all real masks: the ceiling."""
+
+
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
         "image_size": 16,
@@ -153,3 +177,26 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
     "paper": {},
 }
+JUDGE_PRESETS: dict[str, dict[str, Any]] = {
+    "smoke": {
+        "image_size": 32,
+        "sample_count": 12,
+        "judge_steps": 4,
+        "segment_batch_size": 4,
+        "segment_decoder_width": 16,
+        "segment_ema_decay": 0.9,
+        "predict_views": "single",
+    },
+    "fast": {"segment_batch_size": 8, "segment_resample": 0.0},
+    "paper": {
+        "image_size": 256,
+        "segment_architecture": "deeplabv3",
+        "segment_decoder_width": 0,
+        "encoder": "resnet101",
+        "encoder_weights": "imagenet",
+        "segment_ema_decay": 0.0,
+        "segment_loss": "ce",
+        "predict_views": "single",
+    },
+}
+"""Of judging; what the source does not say of its training (optimiser, steps) is ours."""

@@ -34,6 +34,7 @@ from fewmask.training.workspace import Workspace
 PIPELINES = {
     "adapt": ("fewmask.pipelines.adapt", "AdaptConfig"),
     "factory": ("fewmask.pipelines.factory", "FactoryConfig"),
+    "judge": ("fewmask.pipelines.factory_judge", "JudgeConfig"),
     "label": ("fewmask.pipelines.factory_label", "LabelConfig"),
     "tags": ("fewmask.pipelines.tags", "TagsConfig"),
     "train": ("fewmask.pipelines.supervised", "SupervisedConfig"),

@@ -127,6 +127,7 @@ def fit_segmenter(
     loss: str | None = None,
     shares: np.ndarray | None = None,
     teach: Teach | None = None,
+    augment: bool = True,
 ) -> nn.Module:
     """Train a segmenter on some rows and keep its weights as ``<name>.safetensors``.
 
@@ -142,6 +143,7 @@ def fit_segmenter(
         loss: Name for :func:`segmentation_loss`; default ``segment_loss``.
         shares: (len(rows),) how often each is drawn; default once an epoch.
         teach: A further loss of each step, see :func:`fewmask.training.fit.fit`.
+        augment: False shows every image as it is.
 
     Returns:
         The trained network in eval mode, on the run's device.
@@ -157,13 +159,17 @@ def fit_segmenter(
         load_weights(start, network)
     elif "classify" in work.stages and config.segment_start == "tags" and has_encoder(config):
         start_from_tags(network, load_file(work.stages["classify"].path / "classifier.safetensors"))
-    augmentation = Augmentation(
-        flips=config.seen_from_above,
-        mirror=True,
-        zoom=config.segment_zoom,
-        rotation_degrees=config.segment_rotation_degrees if config.seen_from_above else 10.0,
-        colour=config.segment_colour,
-        resample=config.segment_resample,
+    augmentation = (
+        Augmentation(
+            flips=config.seen_from_above,
+            mirror=True,
+            zoom=config.segment_zoom,
+            rotation_degrees=config.segment_rotation_degrees if config.seen_from_above else 10.0,
+            colour=config.segment_colour,
+            resample=config.segment_resample,
+        )
+        if augment
+        else Augmentation()
     )
     dataset = TrainingSet(
         work.images if images is None else images,

@@ -1,0 +1,149 @@
+"""Part of pipeline ``factory``: synthetic images with masks, and which of them are let through.
+
+Source: Zhang et al. 2021 (DatasetGAN), section 3.2: the tenth of all images on which the ensemble
+disagrees most is left out.
+Differs: Copies of training images are left out too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+
+from fewmask.data.transforms import to_unit
+from fewmask.errors import CheckpointError, UsageError, shell_command
+from fewmask.pipelines.factory_config import LabelConfig
+from fewmask.pipelines.factory_features import EncoderFeatures, picture_of, teacher_generator
+from fewmask.pipelines.factory_generator import GENERATOR
+from fewmask.pipelines.factory_interpreter import interpret
+from fewmask.pipelines.factory_label import load_interpreter
+from fewmask.pipelines.factory_watch import latent_codes
+from fewmask.training.known_images import KnownImages
+from fewmask.training.progress import watched
+from fewmask.training.workspace import Workspace
+
+BATCH = 16
+
+
+class Pair(NamedTuple):
+    """A generated image and its mask.
+
+    Attributes:
+        number: Of its code.
+        image: (S, S, 3) uint8.
+        mask: (S, S) uint8 ids.
+        disagreement: Mean over its pixels, in nats.
+    """
+
+    number: int
+    image: np.ndarray
+    mask: np.ndarray
+    disagreement: float
+
+
+class Gate:
+    """Lets pairs through, but for copies of training images and the most doubtful.
+
+    Args:
+        known: Images that the generator was trained on.
+    """
+
+    def __init__(self, known: KnownImages) -> None:
+        self.known = known
+        self.doubts: dict[int, float] = {}
+        self.copies: list[int] = []
+
+    def admits(self, pair: Pair) -> bool:
+        """Whether a pair is no copy; it may still be too doubtful."""
+        if self.known.learned(pair.image):
+            self.copies.append(pair.number)
+            return False
+        self.doubts[pair.number] = pair.disagreement
+        return True
+
+    def surest(self, count: int) -> set[int]:
+        """Numbers of the ``count`` pairs of least disagreement."""
+        return set(sorted(self.doubts, key=lambda number: self.doubts[number])[:count])
+
+
+def to_generate(count: int, drop: float) -> int:
+    """How many images to make so that ``count`` are left when a share of ``drop`` is left out.
+
+    >>> to_generate(1500, 0.1), to_generate(9, 0.1), to_generate(5, 0.0)
+    (1667, 10, 5)
+    """
+    return -(-count * 1000 // round(1000 * (1 - drop)))
+
+
+def generator_of(work: Workspace) -> Path:
+    """The generator that an interpreter's run was taught with.
+
+    Raises:
+        UsageError: it reads an encoder, and lies in no generator's run.
+        CheckpointError: the file has gone.
+    """
+    named = work.config.generator_weights
+    path = Path(named) if named != "none" else work.run.path.parent / "weights" / GENERATOR
+    if path.is_file():
+        return path
+    if named == "none":
+        raise UsageError.of(
+            "GENERATOR-MISSING",
+            where=work.run.path,
+            found="an interpreter of real images, outside any generator's run",
+            expected="a generator to sample from",
+            fix=f"`{shell_command('predict', work.run.path, 'IMAGES', '-o', 'OUT')}` labels real "
+            "images; or label with a run of `fewmask factory train`",
+        )
+    raise CheckpointError.of(
+        "GENERATOR-MISSING",
+        where=path,
+        found="no such file",
+        expected="the generator that the interpreter was taught with",
+        fix="put its run back where it was",
+    )
+
+
+def labelled_images(
+    work: Workspace, weights: Path, seed: int, truncation_psi: float, count: int
+) -> Iterator[Pair]:
+    """Generated images and what the interpreter says of them, in the order of their numbers.
+
+    Args:
+        work: Of a finished run of ``fewmask factory label``.
+        weights: Of the generator.
+        seed: Of the codes.
+        truncation_psi: See :meth:`fewmask.models.stylegan2.Mapping.truncate`.
+        count: Numbers 0 to this.
+    """
+    config: LabelConfig = work.config.replaced(generator_weights=str(weights))
+    work = Workspace(work.run, config, work.data, work.device, stages=work.stages)
+    network, members = teacher_generator(work), load_interpreter(work)
+    encoder = EncoderFeatures.of(work) if config.route == "encoder" else None
+    starts = range(0, count, BATCH)
+    for start_number in watched(starts, len(starts), "sample", "batch"):
+        numbers = range(start_number, min(start_number + BATCH, count))
+        images, masks, spreads = _labelled_batch(
+            network, members, encoder, seed, numbers, truncation_psi, work
+        )
+        yield from map(Pair, numbers, images, masks, spreads)
+
+
+@torch.no_grad()
+def _labelled_batch(
+    network: Any, members: Any, encoder: EncoderFeatures | None, seed: int,
+    numbers: Sequence[int], truncation_psi: float, work: Workspace,
+) -> tuple[np.ndarray, np.ndarray, list[float]]:  # fmt: skip
+    z = latent_codes(seed, numbers, network.z_dim).to(work.device)
+    made = network(z, truncation_psi, "fixed", features=encoder is None)
+    images = picture_of(made)
+    features = made.features
+    if encoder is not None:
+        features = encoder(to_unit(images).to(work.device))
+    found = interpret(members, features, work.config.working_size)
+    masks = found.mask.cpu().numpy().astype(np.uint8)
+    return images, masks, found.disagreement.mean((1, 2)).tolist()
