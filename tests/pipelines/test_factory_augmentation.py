@@ -77,10 +77,18 @@ class TestMove:
         alone = torch.cat([move(x[i : i + 1], place[i : i + 1]) for i in range(3)])
         torch.testing.assert_close(move(x, place)[..., 8:-8, 8:-8], alone[..., 8:-8, 8:-8])
 
+    def test_far_outside_the_image_is_mirrored(self):
+        rows = torch.arange(HEIGHT, dtype=torch.float64)
+        x = (rows / HEIGHT)[:, None].expand(1, 1, HEIGHT, WIDTH)
+        got = move(x, shifted(numbers(0), numbers(-18)).double())[0, 0, :, WIDTH // 2]
+        there = (rows + 18 + 0.5) / HEIGHT  # 0 to 1 is the image, 1 to 2 its mirror image
+        expected = torch.where(there < 1, there, 2 - there) - 0.5 / HEIGHT
+        torch.testing.assert_close(got[:-1], expected[:-1], atol=1.1 / HEIGHT, rtol=0)
+
     def test_can_be_differentiated_twice(self):
         """R1 is a function of the gradient that passes through here."""
-        x = image(1)[..., :4, :6].clone().requires_grad_()
-        place = draw_place(1, 1.0, 4, 6).double()
+        x = image(1)[..., :7, :8].clone().requires_grad_()
+        place = draw_place(1, 1.0, 7, 8).double()
         assert torch.autograd.gradgradcheck(lambda x: move(x, place).tanh(), x)
 
 
