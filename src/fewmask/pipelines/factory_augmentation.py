@@ -30,8 +30,9 @@ SYM6 = (
 """Low-pass filter of the symlet with 6 vanishing moments (Daubechies 1992), norm 1."""
 SUPPORT_PX = len(SYM6) // 4
 """How far the filter reaches, in px of the image."""
-MARGIN_PX = 2 * SUPPORT_PX
-"""Of mirrored px around an image, so that its border is filtered as its inside is."""
+MARGIN_PX = 4 * SUPPORT_PX
+"""Of mirrored px around an image, so that its border is filtered as its inside is; the last
+few are not, for want of what is beyond."""
 LAG_PX = (sum(k * tap for k, tap in enumerate(SYM6)) / sum(SYM6) - (len(SYM6) - 1) / 2) / 2
 """How far the filter displaces an image, which its mirror image undoes later."""
 SCALE = 0.2 * math.log(2)
@@ -124,7 +125,8 @@ def move(image: Tensor, place: Tensor) -> Tensor:
     back = torch.linalg.inv(place)
     exact: dict[str, Any] = {"dtype": image.dtype, "device": image.device}
     fir = torch.tensor(SYM6, **exact) / math.sqrt(2)
-    fine = upsample(functional.pad(image, (MARGIN_PX,) * 4, mode="reflect"), fir)
+    margin = min(MARGIN_PX, height - 1, width - 1)
+    fine = upsample(functional.pad(image, (margin,) * 4, mode="reflect"), fir)
     # The grid's coordinates run from -1 to 1 over the image; a result is a little larger.
     to_grid = torch.tensor([2 / width, 2 / height, 1], **exact)
     reach = [side / 2 + SUPPORT_PX for side in (width, height)]
@@ -133,24 +135,28 @@ def move(image: Tensor, place: Tensor) -> Tensor:
     matrix = to_grid[:, None] * back * torch.tensor([*reach, 1], **exact)
     shape = [len(image), image.shape[1], *(2 * (side + 2 * SUPPORT_PX) for side in (height, width))]
     grid = functional.affine_grid(matrix[:, :2], shape, align_corners=False)
-    whole = torch.tensor([(side + 2 * MARGIN_PX) / side for side in (width, height)], **exact)
-    moved = functional.grid_sample(fine, folded(grid, whole) / whole, align_corners=False)
+    sides = torch.tensor([width, height], **exact)
+    inside = folded(grid, sides, margin - SUPPORT_PX) * sides / (sides + 2 * margin)
+    moved = functional.grid_sample(fine, inside, align_corners=False)
     crop = (len(SYM6) - 1) // 2 - 2 * SUPPORT_PX
     return upfirdn2d(moved, fir.flip(0), down=2, pad=(crop, crop, crop, crop))
 
 
-def folded(grid: Tensor, whole: Tensor) -> Tensor:
-    """Coordinates beyond the margin are mirrored into the image, those within it stay.
+def folded(grid: Tensor, sides: Tensor, margin_px: int) -> Tensor:
+    """Coordinates beyond a margin around the image are mirrored into it.
 
     Args:
         grid: (..., 2) float, -1 to 1 over the image.
-        whole: (2,) where the margin ends, above 1.
+        sides: (2,) width and height of the image in px; the centres of the outermost are mirrors.
+        margin_px: Width of the margin.
 
-    >>> folded(torch.tensor([[0.5, 1.1], [-1.3, 2.5]]), torch.tensor([1.2, 1.2])).tolist()
-    [[0.5, 1.100000023841858], [-0.7000000476837158, -0.5]]
+    >>> folded(torch.tensor([[0.5, 1.05], [-1.5, 2.5]]), torch.tensor([100.0, 100.0]), 6)
+    tensor([[ 0.5000,  1.0500],
+            [-0.4800, -0.5200]])
     """
-    mirrored = 1 - ((grid + 1) % 4 - 2).abs()
-    return torch.where(grid.abs() <= whole, grid, mirrored)
+    mirror = 1 - 1 / sides
+    mirrored = mirror - ((grid + mirror) % (4 * mirror) - 2 * mirror).abs()
+    return torch.where(grid.abs() <= 1 + 2 * margin_px / sides, grid, mirrored)
 
 
 def recolour(image: Tensor, colour: Tensor) -> Tensor:
