@@ -18,6 +18,8 @@ from torch.nn import functional
 
 FIR = (1.0, 3.0, 3.0, 1.0)
 """Low-pass filter of all resampling, before normalisation."""
+LONG = 4
+"""Taps of a filter up to which both axes are filtered at once."""
 LEAK = 0.2
 ACTIVATION_GAIN = math.sqrt(2)
 """Keeps the variance of what a leaky ReLU lets through."""
@@ -45,14 +47,26 @@ def upfirdn2d(
     Source: Karras et al. 2020 (StyleGAN2), appendix B; 2021 (StyleGAN3), appendix F.
     """
     count, channels, height, width = image.shape
+    fir = fir.to(image.dtype)
+    if len(fir) > LONG:  # a matrix along each axis is faster than a depthwise convolution
+        rows = _resampling(height, fir, up, down, pad[2:])
+        columns = _resampling(width, fir, up, down, pad[:2])
+        return rows @ (image @ columns.T)
     if up > 1:
         image = image.reshape(count, channels, height, 1, width, 1)
         image = functional.pad(image, (0, up - 1, 0, 0, 0, up - 1))
         image = image.reshape(count, channels, height * up, width * up)
     image = functional.pad(image, pad)
-    kernel = fir.flip(0).to(image.dtype).expand(channels, 1, -1)
-    image = functional.conv2d(image, kernel[:, :, :, None], stride=(down, 1), groups=channels)
-    return functional.conv2d(image, kernel[:, :, None, :], stride=(1, down), groups=channels)
+    kernel = torch.outer(fir, fir).flip(0, 1).expand(channels, 1, -1, -1)
+    return functional.conv2d(image, kernel, stride=down, groups=channels)
+
+
+def _resampling(length: int, fir: Tensor, up: int, down: int, pad: tuple[int, ...]) -> Tensor:
+    """The same along one axis of ``length`` px, as a matrix (results, length)."""
+    unit = torch.eye(length, dtype=fir.dtype, device=fir.device)[:, None, :, None]
+    unit = functional.pad(unit, (0, up - 1)).flatten(2)
+    unit = functional.pad(unit, (pad[0], pad[1]))
+    return functional.conv1d(unit, fir.flip(0)[None, None], stride=down)[:, 0].T
 
 
 def low_pass(taps: Sequence[float] = FIR) -> Tensor:
