@@ -245,7 +245,6 @@ def train_generator(work: Workspace, stage: Stage) -> None:
             "images": len(watch.real),
             "p": training.ada.p,
             "kimg": total * batch / 1000,
-            "kimg_per_hour": total * batch / stage.seconds * 3.6,
         },
     )
 
