@@ -95,7 +95,7 @@ def finish(works: Sequence[Workspace]) -> None:
     run, stage = work.run, work.stages["generate"]
     remove_temporaries(run.path)
     quality = stage.read_json("quality.json")
-    quality["kimg_per_hour"] = quality["kimg"] / stage.facts["seconds"] * 3600
+    quality["kimg_per_hour"] = quality["kimg"] / max(stage.facts["seconds"], 0.1) * 3600
     card = {"kind": "generator", "class_names": list(work.class_names), "synthetic": True}
     write_weights(work, stage.path / GENERATOR, card)
     parts = [{name: {"images": len(ids)} for name, ids in w.parts.items()} for w in works]
