@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 
-from fewmask.factory import EXPORTED_FROM
+from fewmask.factory_runs import EXPORTED_FROM
 from fewmask.io.images import read_image, read_mask, write_image, write_mask
 from fewmask.pipelines.factory_watch import latent_codes
 from fewmask.training.known_images import KnownImages
@@ -421,3 +421,20 @@ class TestJudge:
         )
         assert result.code == 10
         assert "NO-MASKS" in result.err
+
+
+def test_the_same_from_python(data, tmp_path):
+    import fewmask
+
+    run = fewmask.factory(data, tmp_path / "run", preset="smoke", threads=1, device="cpu")
+    seeds = run.export_seeds(tmp_path / "seeds", 2)
+    (tmp_path / "seeds" / "masks").mkdir()
+    for path in seeds:
+        mask = np.zeros((16, 16), np.uint8)
+        mask[5:9] = 1
+        write_mask(tmp_path / "seeds" / "masks" / path.name, mask)
+    taught = run.label(tmp_path / "seeds" / "masks", interpret_steps=3)
+    assert taught.path == run.path / "labelled-generated"
+    assert run.sample(tmp_path / "set", 3).pairs == 3
+    judged = run.judge(data, tmp_path / "judged", preset="smoke", judge_steps=2, threads=1)
+    assert "synthetic + 2 real" in {row["name"] for row in judged.table["rows"]}

@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fewmask.api import Run, adapt, resume_run, tags, train
+    from fewmask.api import Run, adapt, factory, resume_run, tags, train
     from fewmask.errors import FewmaskError
     from fewmask.selection import select
 
@@ -21,6 +21,7 @@ __all__ = [
     "Run",
     "__version__",
     "adapt",
+    "factory",
     "resume_run",
     "select",
     "tags",
@@ -31,6 +32,7 @@ _HOME = {
     "FewmaskError": "fewmask.errors",
     "Run": "fewmask.api",
     "adapt": "fewmask.api",
+    "factory": "fewmask.api",
     "resume_run": "fewmask.api",
     "select": "fewmask.selection",
     "tags": "fewmask.api",

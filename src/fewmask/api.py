@@ -5,7 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
+from fewmask import factory_runs
 from fewmask.config import resolve
+from fewmask.pipelines.factory_config import Route
 from fewmask.pipelines.running import pipeline_of, resume, start
 from fewmask.predict import evaluate, predict
 from fewmask.report.assemble import read_summary
@@ -63,6 +65,36 @@ class Run:
         """Scores on other images with masks; see :func:`fewmask.predict.evaluate`."""
         return evaluate(self.folder, Path(data), device=device)
 
+    def export_seeds(self, out: str | Path, count: int = 30, **options: Any) -> list[Path]:
+        """Generated images to draw masks on; see :func:`fewmask.factory_runs.export_seeds`."""
+        return factory_runs.export_seeds(self.folder, Path(out), count, **options)
+
+    def label(
+        self, masks: str | Path, route: Route = "generated", out: str | Path | None = None,
+        **settings: Any,
+    ) -> Run:  # fmt: skip
+        """An interpreter taught with few masks; see :func:`fewmask.factory_runs.label`."""
+        path = Path(out) if out else None
+        return Run(
+            factory_runs.label(self.path, Path(masks), route, out=path, settings=settings).path
+        )
+
+    def sample(self, out: str | Path, count: int = 1500, **options: Any) -> factory_runs.Made:
+        """Synthetic images with masks; see :func:`fewmask.factory_runs.sample`."""
+        return factory_runs.sample(self.folder, Path(out), count, **options)
+
+    def judge(
+        self, data: str | Path, out: str | Path | None = None, *, preset: str = "fast",
+        **settings: Any,
+    ) -> Run:  # fmt: skip
+        """Synthetic against real images; see :func:`fewmask.factory_runs.judge`."""
+        path = Path(out) if out else None
+        return Run(
+            factory_runs.judge(
+                self.folder, Path(data), out=path, preset=preset, settings=settings
+            ).path
+        )
+
     def __repr__(self) -> str:
         return f"Run({str(self.path)!r})"
 
@@ -117,6 +149,29 @@ def adapt(
     """
     given = {**settings, "target": target, "test": test}
     return _start("adapt", source, out, preset, config, given)
+
+
+def factory(
+    images: str | Path,
+    out: str | Path | None = None,
+    *,
+    preset: str = "fast",
+    config: str | Path | None = None,
+    **settings: Any,
+) -> Run:
+    """A generator of images; go on with the run's ``label``, ``sample`` and ``judge``.
+
+    Args:
+        images: Folder of images; masks in it are not looked at.
+        out: A new folder; default ``runs/<images>-factory``, numbered if taken.
+        preset: smoke, fast or paper.
+        config: YAML file of settings.
+        **settings: See ``fewmask factory train --help``.
+
+    Raises:
+        FewmaskError: see :mod:`fewmask.errors`.
+    """
+    return _start("factory", images, out, preset, config, settings)
 
 
 def train(

@@ -74,7 +74,7 @@ def export_seeds(
         device: auto, cpu, cuda, cuda:1, mps.
     """
     from fewmask.cli import tell_next
-    from fewmask.factory import export_seeds as export
+    from fewmask.factory_runs import export_seeds as export
     from fewmask.training.run_folder import RunFolder
     from fewmask.training.signals import stop_on_signals
 
@@ -116,7 +116,7 @@ def label(
         settings: Go before those of the run.
     """
     from fewmask.cli import finished
-    from fewmask.factory import label as label_run
+    from fewmask.factory_runs import label as label_run
 
     routes = {"generated": generated, "invert": invert, "encoder": encoder_features}
     asked: list[Any] = [route for route, wanted in routes.items() if wanted]
@@ -158,7 +158,7 @@ def sample(
         device: auto, cpu, cuda, cuda:1, mps.
     """
     from fewmask.cli import tell_next
-    from fewmask.factory import sample as sample_run
+    from fewmask.factory_runs import sample as sample_run
     from fewmask.training.run_folder import RunFolder
     from fewmask.training.signals import stop_on_signals
 
@@ -193,7 +193,7 @@ def judge(
         settings: Of the segmenters, all trained alike.
     """
     from fewmask.cli import finished
-    from fewmask.factory import judge as judge_run
+    from fewmask.factory_runs import judge as judge_run
     from fewmask.training.run_folder import RunFolder
 
     given = settings.model_dump(exclude_none=True) if settings else {}
