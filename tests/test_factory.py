@@ -370,6 +370,7 @@ class TestJudge:
         kinds = {name: row["kind"] for name, row in rows.items()}
         assert kinds["24 real only"] == kinds["synthetic only"] == "control"
         assert kinds["24 real only, no augmentation"] == "control"
+        assert kinds["24 real + self-training"] == kinds["24 real, encoder route"] == "control"
         assert kinds["synthetic + 24 real"] == "result"
         assert rows["synthetic only"]["masks_used"] == 24
         assert "all real" not in kinds  # the few are all that there are

@@ -16,7 +16,27 @@ JUDGE_LAYERS = 4
 RenderMethod = Literal["unit", "fourier", "lab", "histogram", "gamma"]
 
 
-class AdaptConfig(Settings):
+class TeacherSettings(Settings):
+    """Settings of self-training by a moving average, wherever a pipeline teaches by one."""
+
+    adapt_keep: float = Field(1.0, gt=0, le=1)
+    """Share of each class's pixels, the surest, that count as labels; 1, as published: all."""
+    adapt_unsure_weight: float = Field(0.0, ge=0, le=1)
+    """Teacher: weight of the labels beyond that share, as a fraction; 0 ignores them."""
+    adapt_sure_above: float = Field(0.9, ge=0, lt=1)
+    """Teacher: its labels of an image weigh as much as the share of their pixels of which it is
+    surer than this."""
+    adapt_batch_size: int = Field(4, ge=2)
+    """Teacher: target images a step, beside the labelled ones."""
+    adapt_weight: float = Field(1.0, ge=0)
+    """Teacher: weight of the loss on target images."""
+    adapt_target_statistics: bool = True
+    """Normalise by the statistics of target images: the teacher by those of its batch, the result
+    of `adapt` by those of all of them where its labels then tell more (and `adapt_stop_if_worse`).
+    """
+
+
+class AdaptConfig(TeacherSettings):
     """Settings of pipeline ``adapt``; UNIT's defaults are the published ones, where there are."""
 
     target: Path | None = None
@@ -134,25 +154,11 @@ class AdaptConfig(Settings):
     """Highest rate of the schedule. Higher ones have lost whole classes."""
     adapt_loss: Literal["ce", "focal", "combined"] = "ce"
     """Loss of the rounds. Published: cross-entropy, or combined (half focal, γ = 2)."""
-    adapt_keep: float = Field(1.0, gt=0, le=1)
-    """Share of each class's pixels, the surest, that count as labels; 1, as published: all."""
-    adapt_unsure_weight: float = Field(0.0, ge=0, le=1)
-    """Teacher: weight of the labels beyond that share, as a fraction; 0 ignores them."""
     adapt_place_prior: float = Field(0.0, ge=0)
     """Self-training labels are chosen by probability times how often the source has the class at
     that place, to this power: for views in which up is up. 0: probability alone."""
-    adapt_sure_above: float = Field(0.9, ge=0, lt=1)
-    """Teacher: its labels of an image weigh as much as the share of their pixels of which it is
-    surer than this."""
     adapt_target_share: float = Field(0.21, gt=0, lt=1)
     """Rounds: share of target images in a batch. Published: 1,600 to 5,950, so 0.21."""
-    adapt_batch_size: int = Field(4, ge=2)
-    """Teacher: target images a step, beside the labelled ones."""
-    adapt_weight: float = Field(1.0, ge=0)
-    """Teacher: weight of the loss on target images."""
-    adapt_target_statistics: bool = True
-    """Normalise by the statistics of target images: the teacher by those of its batch, the result
-    by those of all of them where its labels then tell more (and `adapt_stop_if_worse`)."""
     adapt_stop_if_worse: bool = True
     """Hand out the network whose labels of the target images tell most (they are sure, and no class
     has eaten another), be it the one that self-training began with: a criterion without masks."""

@@ -24,7 +24,7 @@ from fewmask.data.mixing import class_mix_region, paste
 from fewmask.data.transforms import Augmentation, to_unit
 from fewmask.losses.segmentation import cross_entropy
 from fewmask.masks.confidence import class_thresholds, confident_mask
-from fewmask.pipelines.adapt_config import AdaptConfig
+from fewmask.pipelines.adapt_config import TeacherSettings
 from fewmask.randomness import generator
 from fewmask.training.fit import Teach
 from fewmask.training.inference import predict_probs
@@ -152,7 +152,7 @@ def teacher(
         name: Of the training, to draw by.
         prior: (C, H, W) float32 factor of the teacher's probabilities, moved with each image.
     """
-    config: AdaptConfig = work.config
+    config: TeacherSettings = work.config
     flips = config.seen_from_above
     weak = Augmentation(flips=flips, mirror=True, zoom=config.segment_zoom)
     strong = Augmentation(colour=COLOUR)

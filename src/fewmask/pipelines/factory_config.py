@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from fewmask.config import Settings
+from fewmask.pipelines.adapt_config import TeacherSettings
 
 
 class FactoryConfig(Settings):
@@ -116,7 +117,7 @@ class LabelConfig(FactoryConfig):
         return {} if self.masks is None else {"masks": self.masks}
 
 
-class JudgeConfig(Settings):
+class JudgeConfig(TeacherSettings):
     """Settings of ``fewmask factory judge``: of the segmenters that are compared, all alike."""
 
     interpreter_weights: str = "none"
@@ -136,6 +137,10 @@ class JudgeConfig(Settings):
     """Optimiser steps of each segmenter."""
     judge_plain: bool = True
     """Also train on the few real masks without augmentation."""
+    judge_encoder: bool = True
+    """Also teach the encoder route with the few real masks."""
+    judge_teacher: bool = True
+    """Also train on the few real masks and, by a teacher's labels, on all other real images."""
     judge_full: bool = True
     """Also train on all real masks: the ceiling."""
 
@@ -186,8 +191,9 @@ JUDGE_PRESETS: dict[str, dict[str, Any]] = {
         "segment_decoder_width": 16,
         "segment_ema_decay": 0.9,
         "predict_views": "single",
+        "adapt_target_statistics": False,
     },
-    "fast": {"segment_batch_size": 8, "segment_resample": 0.0},
+    "fast": {"adapt_target_statistics": False, "segment_batch_size": 8, "segment_resample": 0.0},
     "paper": {
         "image_size": 256,
         "segment_architecture": "deeplabv3",
@@ -197,6 +203,8 @@ JUDGE_PRESETS: dict[str, dict[str, Any]] = {
         "segment_ema_decay": 0.0,
         "segment_loss": "ce",
         "predict_views": "single",
+        "judge_encoder": False,
+        "judge_teacher": False,
     },
 }
 """Of judging; what the source does not say of its training (optimiser, steps) is ours."""

@@ -1,15 +1,16 @@
 """Pipeline ``judge``: does a factory's output pay for the labels that went into it?
 
-========  ==========================  ====================================
-stage     reads                       writes
-========  ==========================  ====================================
-prepare   real images                 images.npy, digests.json
-split     groups, or the factory's    split.json, split.csv
-sample    generator, interpreter      images.npy, masks.npy, samples.json
-segment   both kinds of images        one segmenter a row
-evaluate  real test images            confusion.npy, evaluation.json
-export    the result, images          RUN/masks, RUN/weights
-========  ==========================  ====================================
+=========  ==========================  ====================================
+stage      reads                       writes
+=========  ==========================  ====================================
+prepare    real images                 images.npy, digests.json
+split      groups, or the factory's    split.json, split.csv
+sample     generator, interpreter      images.npy, masks.npy, samples.json
+segment    both kinds of images        one segmenter a row
+interpret  the few real masks          interpreter.safetensors
+evaluate   real test images            confusion.npy, evaluation.json
+export     the result, images          RUN/masks, RUN/weights
+=========  ==========================  ====================================
 
 Every segmenter has the same network, augmentation and number of steps. The control that decides is
 the one that the published tables lack: the few real masks alone.
@@ -31,53 +32,60 @@ from torch import nn
 from fewmask.data.folder import DataFolder
 from fewmask.data.loading import Stacked
 from fewmask.data.splits import Split
-from fewmask.data.transforms import resize_image, resize_mask
+from fewmask.data.transforms import resize_image, resize_mask, to_unit
 from fewmask.errors import DataError, LeakError, UsageError
 from fewmask.io.images import read_image
+from fewmask.pipelines.adapt_teaching import teacher
+from fewmask.pipelines.factory_config import JUDGE_PRESETS as PRESETS
 from fewmask.pipelines.factory_config import JudgeConfig
-from fewmask.pipelines.factory_label import predictor_of as interpreter_predictor
+from fewmask.pipelines.factory_features import EncoderFeatures
+from fewmask.pipelines.factory_interpreter import NativeMaps, fit_interpreter
+from fewmask.pipelines.factory_judge_rows import (
+    bill,
+    candidates,
+    checks,
+    encoder_settings,
+    panels,
+    pictures,
+    predictor_of,
+    read_route,
+    remarks,
+    taught_ids,
+    taught_run,
+)
 from fewmask.pipelines.factory_sampling import Gate, generator_of, labelled_images, to_generate
 from fewmask.pipelines.finished import restore_workspace
 from fewmask.pipelines.folders import one_folder
-from fewmask.report.bill import pretrained_labels
-from fewmask.report.figures import drawn_ids, strip_png
-from fewmask.report.html import Case
 from fewmask.training.controls import few_masked_rows, masked_rows
-from fewmask.training.evaluation import Candidate, measure, trivial_controls
+from fewmask.training.evaluation import measure
 from fewmask.training.export import export_masks
 from fewmask.training.known_images import KnownImages
 from fewmask.training.run_folder import RunFolder, Stage
 from fewmask.training.segmenting import (
-    SegmenterPredictor,
     fit_segmenter,
     fit_settings,
-    load_segmenter,
     new_segmenter,
     true_targets,
 )
 from fewmask.training.stages import StageSpec
 from fewmask.training.workspace import Workspace, prepare, split
 
-ROWS = {
-    "few": "{k} real only",
-    "few-plain": "{k} real only, no augmentation",
-    "synthetic": "synthetic only",
-    "both": "synthetic + {k} real",
-    "all": "all real",
-}
-"""File of a segmenter to the name of its row."""
-
-
-def taught_run(config: JudgeConfig) -> RunFolder:
-    """The run of ``fewmask factory label`` that is judged."""
-    return RunFolder.open(Path(config.interpreter_weights).parents[1])
-
-
-def taught_ids(config: JudgeConfig) -> list[str]:
-    """Ids of the images that the interpreter was taught with."""
-    tables = sorted(taught_run(config).path.glob("*-split/split.csv"))
-    lines = tables[0].read_text(encoding="utf-8").splitlines()[1:]
-    return [line.split(",")[0] for line in lines]
+__all__ = [
+    "ALWAYS",
+    "DATA",
+    "NEEDS",
+    "PRESETS",
+    "STAGES",
+    "JudgeConfig",
+    "bill",
+    "checks",
+    "panels",
+    "pictures",
+    "predictor_of",
+    "refuse_impossible",
+    "remarks",
+    "stages_of",
+]
 
 
 def refuse_impossible(
@@ -183,6 +191,8 @@ def train_segmenters(work: Workspace, stage: Stage) -> None:
     _fit(work, stage, "few", few)
     if config.judge_plain:
         _fit(work, stage, "few-plain", few, augment=False)
+    if config.judge_teacher:
+        _fit(work, stage, "taught", few, unlabelled=work.rows("train", "val"))
     if "sample" in work.stages:
         _fit(work, stage, "synthetic", [], synthetic=True)
         _fit(work, stage, "both", few, synthetic=True)
@@ -194,9 +204,12 @@ def train_segmenters(work: Workspace, stage: Stage) -> None:
 
 def _fit(
     work: Workspace, stage: Stage, name: str, rows: Sequence[int], *, synthetic: bool = False,
-    augment: bool = True,
+    unlabelled: Sequence[int] = (), augment: bool = True,
 ) -> nn.Module:  # fmt: skip
-    """Train on real rows, on synthetic pairs, or on both with ``sample_share`` of the latter."""
+    """Train on real rows, on synthetic pairs, or on both with ``sample_share`` of the latter.
+
+    With ``unlabelled`` rows, also on what the moving average says of these.
+    """
     config: JudgeConfig = work.config
     settings = replace(fit_settings(config), epochs=0, min_steps=config.judge_steps)
     images: list[np.ndarray] = [work.images]
@@ -212,64 +225,21 @@ def _fit(
     return fit_segmenter(
         work, stage, Stacked(*targets), places, name, images=Stacked(*images), settings=settings,
         shares=shares, augment=augment,
+        teach=teacher(work, unlabelled, f"{stage.label}/{name}") if unlabelled else None,
     )  # fmt: skip
 
 
-def made_rows(work: Workspace) -> list[str]:
-    """Names of the segmenters that were trained, in the order of the table."""
-    stage = work.stages["segment"]
-    return [name for name in ROWS if (stage.path / f"{name}.safetensors").exists()]
-
-
-def candidates(work: Workspace) -> list[Candidate]:
-    """Trivial controls, each segmenter, and the interpreter itself if it reads real images."""
-    counts = work.stages["segment"].read_json("rows.json")
-    k, taught = len(counts["few"]), len(taught_ids(work.config))
-    route = read_route(work.config)
-    result = "both" if "sample" in work.stages else "encoder"
-    rows = trivial_controls(work.num_classes)
-    for name in made_rows(work):
-        used = {"all": counts["all"], "synthetic": taught, "both": max(k, taught)}.get(name, k)
-        cost = f"{used} annotated images"
-        if name in {"synthetic", "both"} and route == "generated":
-            cost = f"{taught} annotated generated images" + f", {k} real ones" * (name == "both")
-            used = taught + k * (name == "both")
-        rows.append(
-            Candidate(
-                ROWS[name].format(k=k),
-                "result" if name == result else "reference" if name == "all" else "control",
-                _applied(_segmenter(work, name)),
-                masks_used=used,
-                label_cost=cost,
-                anchor={"few": "floor", "all": "ceiling"}.get(name, ""),  # type: ignore[arg-type]
-            )
-        )
-    if route == "encoder":
-        taught_work, _ = restore_workspace(taught_run(work.config), work.device)
-        rows.append(
-            Candidate(
-                "encoder route",
-                "result" if result == "encoder" else "control",
-                _applied(interpreter_predictor(taught_work)),
-                masks_used=taught,
-                label_cost=f"{taught} annotated images",
-                note="the interpreter itself, on features of real images",
-            )
-        )
-    return rows
-
-
-def read_route(config: JudgeConfig) -> str:
-    """By which route the interpreter was taught."""
-    return str(taught_run(config).record["settings"]["route"])
-
-
-def _segmenter(work: Workspace, name: str) -> SegmenterPredictor:
-    return load_segmenter(work, work.stages["segment"].path / f"{name}.safetensors")
-
-
-def _applied(predictor: Any) -> Any:
-    return lambda _, image: predictor.mask_of_probs(image, predictor.probs(image))
+def teach_encoder_route(work: Workspace, stage: Stage) -> None:
+    """The encoder route with the few real masks: the other use that these could be put to."""
+    taught, _ = restore_workspace(taught_run(work.config), work.device)
+    config, rows = encoder_settings(work, taught), few_rows(work)
+    own = Workspace(work.run, config, work.data, work.device, stages=work.stages)
+    encoder, masks = EncoderFeatures.of(own), true_targets(work, rows)
+    features = (encoder(to_unit(work.images[row])[None].to(work.device)) for row in rows)
+    maps = NativeMaps.write(stage, features, len(rows))
+    truth = np.stack([masks[row] for row in rows])
+    fit_interpreter(stage, maps, truth, work.num_classes, config, work.device)
+    stage.write_json("channels.json", maps.channels)
 
 
 def evaluate(work: Workspace, stage: Stage) -> None:
@@ -277,70 +247,9 @@ def evaluate(work: Workspace, stage: Stage) -> None:
     measure(work, stage, candidates(work))
 
 
-def predictor_of(work: Workspace) -> Any:
-    """What ``fewmask predict`` applies: the segmenter on synthetic and few real images."""
-    if "sample" in work.stages:
-        return _segmenter(work, "both")
-    return _segmenter(work, "few")
-
-
 def export(work: Workspace, stage: Stage) -> None:
     """Masks of all images."""
     export_masks(work, stage, predictor_of(work))
-
-
-def panels(work: Workspace, row: int, size: tuple[int, ...]) -> list[tuple[str, np.ndarray]]:  # noqa: ARG001
-    """The control on a test image."""
-    image = read_image(work.data.samples[row].image_path)
-    mask = _segmenter(work, "few").mask(image)
-    k = len(work.stages["segment"].read_json("rows.json")["few"])
-    return [(ROWS["few"].format(k=k), drawn_ids(mask, has_background=True))]
-
-
-def pictures(works: Sequence[Workspace]) -> list[Case]:
-    """A few synthetic images with their masks."""
-    work, cases = works[0], []
-    if "sample" not in work.stages:
-        return []
-    folder = work.stages["sample"].path
-    images, masks = (np.load(folder / f"{n}.npy", mmap_mode="r") for n in ("images", "masks"))
-    for i in range(0, min(len(images), 8), 4):
-        strip: list[tuple[str, np.ndarray]] = []
-        for j in range(i, min(i + 4, len(images))):
-            strip.append((f"synthetic {j + 1}", np.asarray(images[j])))
-            strip.append(("its mask", drawn_ids(np.asarray(masks[j]), has_background=True)))
-        cases.append(Case(f"synthetic {i + 1}", "", "not a test image", strip_png(strip)))
-    return cases
-
-
-def bill(works: Sequence[Workspace]) -> list[tuple[str, str, str]]:
-    """Every label that went into the result: (what, labels, source)."""
-    work = works[0]
-    counts = work.stages["segment"].read_json("rows.json")
-    taught, route = len(taught_ids(work.config)), read_route(work.config)
-    lines = [("pixel masks for the interpreter", f"{taught}", f"route {route}")]
-    if route == "generated":
-        lines.append(("real pixel masks beside them", f"{len(counts['few'])}", "your data"))
-    return [*lines, *pretrained_labels(work.config)]
-
-
-def remarks(works: Sequence[Workspace]) -> list[str]:
-    """What to do with the numbers."""
-    work = works[0]
-    k = len(work.stages["segment"].read_json("rows.json")["few"])
-    return [
-        f"If the result does not beat “{ROWS['few'].format(k=k)}”, do not use the synthetic "
-        f"images: `fewmask train DATA --masks {k}` gives the control.",
-        "Choose between rows by more than one seed; this table has one.",
-    ]
-
-
-def checks(works: Sequence[Workspace]) -> dict[str, Any]:
-    """Synthetic pairs, and copies of training images that were left out."""
-    if "sample" not in works[0].stages:
-        return {}
-    found = works[0].stages["sample"].read_json("samples.json")
-    return {f"sample.{name}": value for name, value in found.items()}
 
 
 def _require_same_classes(work: Workspace, taught: Workspace) -> None:
@@ -363,7 +272,14 @@ STAGES = (
         "segment", train_segmenters, reads=("prepare", "split", "sample"),
         settings=("judge", "sample", "masks"), masks=True,
     ),
-    StageSpec("evaluate", evaluate, reads=("split", "segment"), settings=("predict",), masks=True),
+    StageSpec(
+        "interpret", teach_encoder_route, reads=("prepare", "split"), settings=("masks",),
+        masks=True,
+    ),
+    StageSpec(
+        "evaluate", evaluate, reads=("split", "segment", "interpret"), settings=("predict",),
+        masks=True,
+    ),
     StageSpec("export", export, reads=("segment",), settings=("predict",)),
 )  # fmt: skip
 ALWAYS = ("prepare", "split", "segment", "evaluate", "export")
@@ -371,5 +287,10 @@ NEEDS: dict[str, tuple[str, ...]] = {}
 
 
 def stages_of(config: JudgeConfig) -> list[str]:
-    """All stages, in running order; nothing is sampled if no synthetic image is asked for."""
-    return [spec.name for spec in STAGES if spec.name != "sample" or config.sample_count]
+    """All stages, in running order, but for those that are not asked for."""
+    idle = set() if config.sample_count else {"sample"}
+    if not config.judge_encoder or (
+        config.interpreter_weights != "none" and read_route(config) == "encoder"
+    ):
+        idle.add("interpret")
+    return [spec.name for spec in STAGES if spec.name not in idle]
