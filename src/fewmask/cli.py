@@ -44,7 +44,7 @@ app.command("fewmask.cli_domains:translate", name="translate", group=USE,
 
 @app.command(group=MAKE)
 def demo(
-    pipeline: Literal["tags", "adapt"] = "tags",
+    pipeline: Literal["tags", "adapt", "factory"] = "tags",
     /,
     *,
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
@@ -54,19 +54,24 @@ def demo(
 
     Args:
         pipeline: Which one.
-        out: Folder for data and run; default: runs/demo-tags or runs/demo-adapt, numbered if taken.
+        out: Folder for data and run; default: runs/demo-<pipeline>, numbered if taken.
         seed: Of data and run.
     """
     from fewmask.demo import margin, run_demo
 
     path = run_demo(pipeline, out, seed=seed)
-    print("synthetic data, made for this demo: no benchmark, and no promise for your images\n")
+    kind = "one average brain" if pipeline == "factory" else "synthetic data"
+    print(f"{kind}, made for this demo: no benchmark, and no promise for your images\n")
     _print_table(path)
     if gained := margin(path):
         print(gained)
     print(f"report: {path / 'report.html'}")
-    own = {"tags": "DATA", "adapt": "--source DAY --target NIGHT"}[pipeline]
-    tell_next(f"fewmask {pipeline} {own}", own="DATA" if pipeline == "tags" else "DAY and NIGHT")
+    command, own = {
+        "tags": ("tags DATA", "DATA"),
+        "adapt": ("adapt --source DAY --target NIGHT", "DAY and NIGHT"),
+        "factory": ("factory train IMAGES -o RUN", "IMAGES"),
+    }[pipeline]
+    tell_next(f"fewmask {command}", own=own)
 
 
 @app.command(group=MAKE)

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
+from fewmask import factory_runs
 from fewmask.api import free_run_path
 from fewmask.config import resolve
+from fewmask.data.brain import BRAIN_CLASS_NAMES, make_brain
 from fewmask.data.sample import Split, make_sample
 from fewmask.data.street import STREET_CLASS_NAMES, make_street
 from fewmask.errors import UsageError
-from fewmask.pipelines import adapt_config, tags_config
+from fewmask.pipelines import adapt_config, factory_config, tags_config
 from fewmask.pipelines.adapt_rows import RESULT, SOURCE_ONLY
 from fewmask.pipelines.running import start
+from fewmask.randomness import generator
 from fewmask.report.assemble import read_summary
 from fewmask.training.run_folder import RunFolder
 
@@ -76,7 +80,31 @@ def margin(run: Path) -> str:
     return f"adapted {with_it:.3f}, source only {without:.3f}: {with_it - without:+.3f} mean IoU"
 
 
-DEMOS = {"tags": demo_tags, "adapt": demo_adapt}
+def demo_factory(folder: Path, seed: int) -> Path:
+    """Slices of an average brain, masks of a few: generator, interpreter, verdict."""
+    data, split_file = make_brain(folder / "data", image_size=FACTORY_SETTINGS["image_size"])
+    shared = {"seed": seed, "class_names": BRAIN_CLASS_NAMES}
+    config = resolve(
+        factory_config.FactoryConfig,
+        factory_config.PRESETS,
+        "fast",
+        overrides={**FACTORY_SETTINGS, **shared, "split_file": split_file},
+    )
+    made = start("factory", data, folder / "generator", config, preset="fast", synthetic=True)
+    few = folder / "few_masks"
+    few.mkdir()
+    names = [line.split(",") for line in split_file.read_text().splitlines()[1:]]
+    train = [name.partition("/")[2] for name, part in names if part == "train"]
+    drawn = generator(seed, "demo", "few masks").permutation(train)[:FEW]
+    for name in sorted(drawn):
+        shutil.copy(data / "masks" / f"{name}.png", few)
+    taught = factory_runs.label(made.path, few, "invert")
+    return factory_runs.judge(taught, data, out=folder / "run", settings={
+        "seed": seed, "split_file": split_file, **JUDGE_SETTINGS,
+    }).path  # fmt: skip
+
+
+DEMOS = {"tags": demo_tags, "adapt": demo_adapt, "factory": demo_factory}
 """Folder and seed to the finished run."""
 
 
@@ -122,6 +150,21 @@ SETTINGS = {
     "segment_min_steps": 0,
     "segment_decoder_width": 32,
 }
+FEW = 10
+"""Annotated slices of the demo of ``factory``."""
+FACTORY_SETTINGS: dict[str, Any] = {
+    "image_size": 64,
+    "seen_from_above": False,
+    "generate_kimg": 3,
+    "generate_watches": 3,
+    "generate_watch_images": 100,
+    "invert_steps": 100,
+    "interpret_members": 3,
+    "interpret_steps": 300,
+    "interpret_learning_rate": 1e-3,
+    "interpret_balance": 0.5,
+}
+JUDGE_SETTINGS = {"sample_count": 300, "judge_steps": 200, "seen_from_above": False}
 ADAPT_SETTINGS = {
     "image_size": 128,
     "image_width": 192,

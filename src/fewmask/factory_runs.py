@@ -63,7 +63,7 @@ def export_seeds(
     _refuse_in_data(run, out)
     work, _ = restore_workspace(run, choose_device(device))
     return export_images(
-        load_generator(work),
+        load_generator(work.stages["generate"].path / GENERATOR, work.config, work.device),
         run.path / "weights" / GENERATOR,
         out,
         range(EXPORTED_FROM, EXPORTED_FROM + count),

@@ -15,6 +15,7 @@ from fewmask.pipelines.factory_config import PRESETS, FactoryConfig
 from fewmask.pipelines.factory_generator import (
     GanTraining,
     PathLength,
+    all_grey,
     load_generator,
     train_generator,
 )
@@ -180,9 +181,21 @@ class TestTraining:
 
     def test_the_generator_is_loaded_as_it_was_saved(self, tmp_path):
         work = self.trained(tmp_path / "run")
-        images = generated_images(load_generator(work), 0, range(5))
+        images = generated_images(
+            load_generator(
+                work.stages["generate"].path / "generator.safetensors", work.config, CPU
+            ),
+            0,
+            range(5),
+        )
         assert images.shape == (5, 16, 16, 3)
-        again = generated_images(load_generator(work), 0, [3])
+        again = generated_images(
+            load_generator(
+                work.stages["generate"].path / "generator.safetensors", work.config, CPU
+            ),
+            0,
+            [3],
+        )
         assert np.abs(images[3].astype(int) - again[0]).max() <= 1  # alone or among others
 
 
@@ -243,3 +256,25 @@ class TestWatch:
         images = np.arange(3, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
         sheet = contact_sheet(images, 2)
         assert sheet[::2, ::2, 0].tolist() == [[0, 1], [2, 255]]
+
+
+class TestGrey:
+    def test_grey_images_teach_a_grey_generator(self, tmp_path):
+        config = settings()
+        work = work_of(tmp_path / "run", config)
+        work.images = np.repeat(work.images[..., :1], 3, 3)
+        stage = work.stages["generate"]
+        train_generator(work, stage)
+        network = load_generator(stage.path / "generator.safetensors", config, CPU)
+        assert network.synthesis.to_image[0].bias.shape == (1,)
+        images = generated_images(network, 0, range(4))
+        assert images.shape == (4, 16, 16, 3)
+        assert (images == images[..., :1]).all()
+        assert images.std() > 0
+
+    def test_one_coloured_pixel_is_enough_for_colours(self):
+        images = np.zeros((3, 8, 8, 3), np.uint8)
+        assert all_grey(images, range(3))
+        images[1, 2, 3] = (1, 0, 0)
+        assert not all_grey(images, range(3))
+        assert all_grey(images, [0, 2])

@@ -161,7 +161,7 @@ class Synthesis(nn.Module):
     Args:
         image_size: Side of the image in px, a power of two from 8.
         w_dim: Width of w.
-        channels: Of the image.
+        channels: Of the image; a single one is given three times, so that grey stays grey.
         base: Channels times size; see :func:`channels_at`.
         most: Channels at most.
     """
@@ -217,6 +217,8 @@ class Synthesis(nn.Module):
             added = to_image(x, ws[:, number])
             image = added if image is None else upsample(image, self.fir) + added
         assert image is not None
+        if image.shape[1] == 1:
+            image = image.expand(-1, 3, -1, -1)
         return Synthesised(image, maps if features else [])
 
 

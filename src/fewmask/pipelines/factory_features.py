@@ -16,11 +16,11 @@ from fewmask.errors import DataError
 from fewmask.models.features import Frozen, feature_pyramid
 from fewmask.models.stylegan2 import Generator, Synthesised
 from fewmask.pipelines.factory_config import LabelConfig
-from fewmask.pipelines.factory_generator import new_gan
+from fewmask.pipelines.factory_generator import load_generator
 from fewmask.pipelines.factory_seeds import number_of, read_seeds
 from fewmask.pipelines.factory_watch import latent_codes
 from fewmask.randomness import seeded
-from fewmask.training.checkpoint import load_weights, sha256_file
+from fewmask.training.checkpoint import sha256_file
 from fewmask.training.workspace import Workspace
 
 FAR = 2.0
@@ -75,9 +75,8 @@ def picture_of(made: Synthesised) -> np.ndarray:
 
 def teacher_generator(work: Workspace) -> Generator:
     """The generator whose features are read, in eval mode; it is never trained here."""
-    network = new_gan(work.config).average
-    load_weights(Path(work.config.generator_weights), network)
-    return network.to(work.device).eval().requires_grad_(False)
+    weights = Path(work.config.generator_weights)
+    return load_generator(weights, work.config, work.device).requires_grad_(False)
 
 
 def frozen_pyramid(work: Workspace) -> Frozen:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -32,7 +33,7 @@ from fewmask.pipelines.factory_config import FactoryConfig
 from fewmask.pipelines.factory_watch import Watch, contact_sheet, generated_images
 from fewmask.randomness import generator as random_generator
 from fewmask.randomness import seed_all
-from fewmask.training.checkpoint import load_weights, save_weights
+from fewmask.training.checkpoint import load_weights, save_weights, tensor_shapes
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import Stage
 from fewmask.training.signals import step_first
@@ -75,14 +76,20 @@ class PathLength:
         self.mean = state["mean"]
 
 
-def new_gan(config: FactoryConfig) -> Gan:
-    """The networks with fresh weights; the average begins as the generator."""
+def new_gan(config: FactoryConfig, *, grey: bool = False) -> Gan:
+    """The networks with fresh weights; the average begins as the generator.
+
+    Args:
+        config: Their sizes.
+        grey: The generator makes grey images only.
+    """
     size, base, most = config.image_size, config.generate_channel_base, config.generate_channel_max
     generator = Generator(
         size,
         config.generate_z_dim,
         config.generate_w_dim,
         config.generate_mapping_depth,
+        1 if grey else 3,
         base=base,
         most=most,
     )
@@ -96,11 +103,12 @@ class GanTraining:
     Args:
         config: Settings of the pipeline.
         device: Where to train.
+        grey: All images are grey, and the generator makes no others.
     """
 
-    def __init__(self, config: FactoryConfig, device: torch.device) -> None:
+    def __init__(self, config: FactoryConfig, device: torch.device, *, grey: bool = False) -> None:
         self.config, self.device = config, device
-        self.gan = new_gan(config)
+        self.gan = new_gan(config, grey=grey)
         for network in self.gan:
             network.to(device)
         self.ada = AdaptiveProbability(config.generate_ada_target, config.generate_ada_kimg)
@@ -205,7 +213,7 @@ def train_generator(work: Workspace, stage: Stage) -> None:
     config: FactoryConfig = work.config
     rows = work.rows("train")
     seed_all(config.seed, stage.label, "weights")
-    training = GanTraining(config, work.device)
+    training = GanTraining(config, work.device, grey=all_grey(work.images, rows))
     batch = config.generate_batch_size
     total = math.ceil(config.generate_kimg * 1000 / batch)
     drawn = random_generator(config.seed, stage.label, "watched").permutation(rows)
@@ -270,11 +278,23 @@ def _real_images(
     )
 
 
-def load_generator(work: Workspace) -> Generator:
-    """The trained generator, in eval mode."""
-    network = new_gan(work.config).average
-    load_weights(work.stages["generate"].path / GENERATOR, network)
-    return network.to(work.device).eval()
+def all_grey(images: np.ndarray, rows: Sequence[int]) -> bool:
+    """Whether the three channels of all these images (N, H, W, 3) are the same."""
+    return all((images[row] == images[row][..., :1]).all() for row in rows)
+
+
+def load_generator(weights: Path, config: FactoryConfig, device: torch.device) -> Generator:
+    """A trained generator, in eval mode.
+
+    Args:
+        weights: The file.
+        config: Its sizes.
+        device: Where to put it.
+    """
+    colours = tensor_shapes(weights).get("synthesis.to_image.0.bias", (3,))
+    network = new_gan(config, grey=colours == (1,)).average
+    load_weights(weights, network)
+    return network.to(device).eval()
 
 
 def _adam(network: nn.Module, config: FactoryConfig, interval: int) -> torch.optim.Adam:

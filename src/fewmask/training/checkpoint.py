@@ -253,6 +253,18 @@ def load_weights(path: Path, network: nn.Module) -> None:
         ) from None
 
 
+def tensor_shapes(path: Path) -> dict[str, tuple[int, ...]]:
+    """Shapes of the tensors in a file of weights, by name; none if it cannot be read as one.
+
+    :func:`load_weights` says what is wrong with such a file.
+    """
+    try:
+        with safetensors.safe_open(path, "pt") as file:
+            return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
+    except (OSError, safetensors.SafetensorError):
+        return {}
+
+
 def sha256_file(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
