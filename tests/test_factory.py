@@ -439,3 +439,21 @@ def test_the_same_from_python(data, tmp_path):
     assert run.sample(tmp_path / "set", 3).pairs == 3
     judged = run.judge(data, tmp_path / "judged", preset="smoke", judge_steps=2, threads=1)
     assert "synthetic + 2 real" in {row["name"] for row in judged.table["rows"]}
+
+
+def test_the_demo_in_short(fewmask, tmp_path, monkeypatch):
+    pytest.importorskip("nilearn")
+    from fewmask import demo
+    from fewmask.pipelines import factory_config
+
+    for presets in (factory_config.PRESETS, factory_config.JUDGE_PRESETS):
+        monkeypatch.setitem(presets, "fast", {**presets["smoke"], "threads": 1})
+    monkeypatch.setattr(demo, "FACTORY_SETTINGS", {"image_size": 32, "invert_steps": 2})
+    monkeypatch.setattr(demo, "JUDGE_SETTINGS", {})
+    result = fewmask("demo", "factory", "-o", tmp_path / "demo")
+    assert result.code == 0, result.err
+    assert result.out.startswith("one average brain")
+    table = json.loads((tmp_path / "demo" / "run" / "metrics.json").read_text())
+    names = {row["name"] for row in table["rows"]}
+    assert {"10 real only", "synthetic + 10 real", "10 real, encoder route", "all real"} <= names
+    assert "fewmask factory train" in result.out
