@@ -14,6 +14,7 @@ last bias afterwards.
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -70,6 +71,15 @@ class NativeMaps:
     def of_image(self, row: int) -> list[Tensor]:
         """(h, w, C) float16 of each map; nothing is read before it is needed."""
         return [torch.from_numpy(file[row]) for file in self.files]
+
+    def release(self) -> None:
+        """Give the pages that were read back to the system, which may still have them at hand.
+
+        Without this the maps stay in the process's memory, in the end all of them.
+        """
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for file in self.files:
+                file._mmap.madvise(mmap.MADV_DONTNEED)
 
 
 class PixelDraw:
@@ -170,6 +180,7 @@ def _fit_member(
         rng = generator(config.seed, stage.label, name, "pixels", step)
         pixels, classes = draw(rng, config.interpret_batch_size)
         vectors = _read(maps, pixels, draw.shape[1:]).to(device)
+        maps.release()
         target = torch.from_numpy(classes).to(device)
         loss = nn.functional.cross_entropy(member(vectors), target)
         loop.update(optimizer, loss)
