@@ -227,6 +227,17 @@ class TestLabel:
         assert result.code == 2
         assert "ROUTE" in result.err
 
+    def test_masks_that_were_moved(self, fewmask, factory, data, tmp_path):
+        first, second, out = tmp_path / "first", tmp_path / "second", tmp_path / "run"
+        shutil.copytree(data / "masks", first)
+        words = ("--encoder", "--masks", first, "-o", out)
+        assert fewmask("factory", "label", factory, *words).code == 0
+        first.rename(second)
+        lost = fewmask("resume", out)
+        assert lost.code == 10
+        assert "--masks" in lost.err
+        assert fewmask("resume", out, "--masks", second).code == 0
+
     def test_killed_and_resumed_gives_the_same_bytes(self, inverted, factory, data, tmp_path):
         """Killed in each stage that takes long, right after a checkpoint."""
         script = (
@@ -340,6 +351,15 @@ class TestSample:
         assert "1 copies of training images" in result.out
         assert not (tmp_path / "audited" / "images" / "000002.png").exists()
         assert len(list((tmp_path / "audited" / "masks").iterdir())) == 5
+
+    def test_a_generator_that_only_copies_is_refused(
+        self, fewmask, labelled, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(KnownImages, "learned", lambda *_: "a copy")
+        result = fewmask("factory", "sample", labelled, "-n", 3, "-o", tmp_path / "x")
+        assert result.code == 13
+        assert "ONLY-COPIES" in result.err
+        assert not (tmp_path / "x").exists()
 
     def test_the_only_interpreter_is_found_and_several_are_named(
         self, fewmask, factory, labelled, inverted, tmp_path

@@ -192,7 +192,7 @@ def resume_run(run: str | Path, *, data: str | Path | None = None, **folders: st
     Args:
         run: Its folder.
         data: Where its data folder has been moved to.
-        **folders: The same for ``target`` and ``test``.
+        **folders: The same for ``target``, ``test`` and ``masks``.
     """
     moved = {name: Path(folder) for name, folder in folders.items()}
     return Run(resume(Path(run), Path(data) if data else None, **moved).path)

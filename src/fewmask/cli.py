@@ -82,6 +82,7 @@ def resume(
     data: Path | None = None,
     target: Path | None = None,
     test: Path | None = None,
+    masks: Path | None = None,
 ) -> None:
     """Go on with an interrupted run where it stopped.
 
@@ -91,10 +92,11 @@ def resume(
             content must be the same.
         target: The same for the target folder of `adapt`.
         test: The same for its test folder.
+        masks: The same for the masks of `factory label`.
     """
     from fewmask.pipelines.running import resume as resume_run
 
-    _finished(resume_run(run, data, target=target, test=test).path)
+    _finished(resume_run(run, data, target=target, test=test, masks=masks).path)
 
 
 @app.command(group=USE)

@@ -123,10 +123,9 @@ def made(quality: dict[str, Any]) -> list[str]:
     """What the training has come to, in lines."""
     floor = quality["kid_of_real_halves"]
     return [
-        f"distance of generated from real images (KID x 1000): {1000 * quality['kid']:.2f} "
-        f"[{1000 * quality['kid_low']:.2f}, {1000 * quality['kid_high']:.2f}]; of one half of the "
-        f"real images from the other: {1000 * floor['value']:.2f} "
-        f"[{1000 * floor['low']:.2f}, {1000 * floor['high']:.2f}]",
+        f"distance of generated from real images (KID): {quality['kid']:.4g} "
+        f"[{quality['kid_low']:.4g}, {quality['kid_high']:.4g}]; of one half of the real images "
+        f"from the other: {floor['value']:.4g} [{floor['low']:.4g}, {floor['high']:.4g}]",
         f"variety of generated images, relative to real ones: {quality['variety']:.2f}",
         f"{quality['kimg']:g} thousand images seen, {quality['kimg_per_hour']:.1f} an hour; "
         f"augmentation at the end: p = {quality['p']:.2f}",

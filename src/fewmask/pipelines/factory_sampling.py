@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from fewmask.data.transforms import to_unit
-from fewmask.errors import CheckpointError, UsageError, shell_command
+from fewmask.errors import CheckpointError, NumericalError, UsageError, shell_command
 from fewmask.pipelines.factory_config import LabelConfig
 from fewmask.pipelines.factory_features import EncoderFeatures, picture_of, teacher_generator
 from fewmask.pipelines.factory_generator import GENERATOR
@@ -66,7 +66,19 @@ class Gate:
         return True
 
     def surest(self, count: int) -> set[int]:
-        """Numbers of the ``count`` pairs of least disagreement."""
+        """Numbers of the ``count`` pairs of least disagreement.
+
+        Raises:
+            NumericalError: none is left, as the generator only copies.
+        """
+        if not self.doubts:
+            raise NumericalError.of(
+                "ONLY-COPIES",
+                where="generated images",
+                found=f"{len(self.copies)} copies of training images",
+                expected="images that were not there before",
+                fix="train the generator on more images, or for a shorter time",
+            )
         return set(sorted(self.doubts, key=lambda number: self.doubts[number])[:count])
 
 

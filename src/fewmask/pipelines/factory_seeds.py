@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,7 +45,7 @@ def export_seeds(
     Args:
         network: The generator.
         weights: Its file, to know it again by.
-        out: New folder.
+        out: New or empty folder; appears whole or not at all.
         numbers: Of the codes.
         seed: Of the codes.
         truncation_psi: See :meth:`fewmask.models.stylegan2.Mapping.truncate`.
@@ -52,19 +53,24 @@ def export_seeds(
     Returns:
         The images' paths.
     """
-    (out / "images").mkdir(parents=True)
+    making = out.with_name(f".making-{out.name}")
+    shutil.rmtree(making, ignore_errors=True)
+    (making / "images").mkdir(parents=True)
     record = {
         "generator_sha256": sha256_file(weights),
         "seed": seed,
         "truncation_psi": truncation_psi,
         "synthetic": True,
     }
-    write_atomically(out / FILE, json.dumps(record, indent=1).encode())
+    write_atomically(making / FILE, json.dumps(record, indent=1).encode())
     written = []
     for number in watched(numbers, len(numbers), "export-seeds", "image"):
-        path = out / "images" / f"{name_of(number)}.png"
-        write_image(path, generated_images(network, seed, [number], truncation_psi)[0])
-        written.append(path)
+        file = Path("images") / f"{name_of(number)}.png"
+        write_image(making / file, generated_images(network, seed, [number], truncation_psi)[0])
+        written.append(out / file)
+    if out.exists():
+        out.rmdir()
+    making.replace(out)
     return written
 
 
