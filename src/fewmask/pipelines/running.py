@@ -304,10 +304,10 @@ def _work_through(
                 )
                 for work in works:
                     run_stages(work, module.STAGES, selected)
-                if "evaluate" in works[0].stages:
-                    finish(works, module)
-                else:  # no segmenter, so no table of scores
+                if hasattr(module, "finish"):  # no segmenter, so no table of scores
                     module.finish(works)
+                else:
+                    finish(works, module)
     except KeyboardInterrupt:  # between two saves: by stop_if_asked, or a second Ctrl-C
         raise Interrupted.of(
             "INTERRUPTED",
