@@ -61,6 +61,7 @@ def generator_report(work: Workspace, summary: dict[str, Any]) -> None:
             Case(title, "", "", strip_png([(title, sheet)], height_px=SHEET_PX))
             for title, sheet in panels
         ],
+        cases_title="Images",
         bill=[
             ("images without masks", f"{len(work.rows('train')):,}", "your data, training part"),
             *pretrained_labels(config),
@@ -106,6 +107,7 @@ def interpreter_report(
             for label in dict.fromkeys(record["stage"] for record in records)
         ],
         cases=_cases(work, label),
+        cases_title="Annotated images",
         bill=[
             ("pixel masks", str(summary["annotated"]), f"yours, route {config.route}"),
             *(pretrained_labels(config) if config.route != "generated" else []),
@@ -124,7 +126,10 @@ def _cases(work: Workspace, label: Callable[[Workspace, int], Labels]) -> list[C
     masks, cases = true_targets(work, rows), []
     network = teacher_generator(work) if work.config.route == "invert" else None
     for row in rows:
-        panels: list[tuple[str, np.ndarray]] = [("annotated image", work.images[row])]
+        panels: list[tuple[str, np.ndarray]] = [
+            ("annotated image", work.images[row]),
+            ("mask as drawn", drawn_ids(masks[row], has_background=True)),
+        ]
         if network is not None:
             ws = np.load(work.stages["invert"].path / "styles.npy", mmap_mode="r")[row : row + 1]
             styles = torch.from_numpy(np.array(ws)).to(work.device)
@@ -134,7 +139,6 @@ def _cases(work: Workspace, label: Callable[[Workspace, int], Labels]) -> list[C
         learned = label(work, row)
         spread = learned.disagreement[0].cpu().numpy()
         panels += [
-            ("mask as drawn", drawn_ids(masks[row], has_background=True)),
             ("as learned", learned.mask[0].cpu().numpy().astype(np.uint8)),
             ("disagreement", spread / max(float(np.log(len(work.class_names) + 1)), 1e-9)),
         ]

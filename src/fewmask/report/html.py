@@ -81,7 +81,7 @@ class ReportData:
         rows: The table.
         made: What was made where nothing is scored; it takes the table's place.
         curves: (title, SVG) of the training curves.
-        cases: Pictures of test images.
+        cases: Pictures, of test images where ``cases_title`` says nothing else.
         bill: (what, labels, source): each label that was used, those of pretrained weights too.
         notes: Paragraphs.
         synthetic: True puts up the banner of synthetic demo data.
@@ -100,6 +100,7 @@ class ReportData:
     made: Sequence[str] = ()
     curves: Sequence[tuple[str, str]] = ()
     cases: Sequence[Case] = ()
+    cases_title: str = "Test images"
     bill: Sequence[tuple[str, str, str]] = ()
     notes: Sequence[str] = ()
     synthetic: bool = False
