@@ -376,7 +376,7 @@ class TestSample:
         assert "SAMPLE" in result.err
         assert not (tmp_path / "x").exists()
 
-    def test_a_data_set_trains_a_segmenter(self, fewmask, labelled, tmp_path):
+    def test_a_data_set_is_a_data_folder(self, fewmask, labelled, tmp_path):
         out = tmp_path / "set"
         assert fewmask("factory", "sample", labelled, "-n", 12, "-o", out).code == 0
         checked = fewmask("check", out, "--json")
@@ -415,10 +415,67 @@ class TestJudge:
         ]
         assert parts[0]["test"] == parts[1]["test"]
 
-    def test_no_augmentation_shows_images_as_they_are(self, judged, monkeypatch):
-        out, _ = judged
-        few, plain = (next(out.glob(f"*/{n}.safetensors")) for n in ("few", "few-plain"))
-        assert few.read_bytes() != plain.read_bytes()
+    def test_no_augmentation_shows_images_as_they_are(
+        self, fewmask, inverted, data, tmp_path, monkeypatch
+    ):
+        from fewmask.data.transforms import Augmentation
+        from fewmask.training import segmenting
+
+        used, fit = {}, segmenting.fit
+
+        def noted(stage, network, dataset, *rest, name, **options):
+            used[name] = dataset.augmentation
+            return fit(stage, network, dataset, *rest, name=name, **options)
+
+        monkeypatch.setattr(segmenting, "fit", noted)
+        words = ("-o", tmp_path / "run", *SMALL, "--no-judge-encoder", "--no-judge-teacher")
+        assert fewmask("factory", "judge", inverted, data, *words).code == 0
+        assert used.pop("few-plain") == Augmentation()
+        assert set(used) == {"few", "synthetic", "both"}
+        assert Augmentation() not in used.values()
+
+    def test_the_encoder_route_alone_hands_out_what_it_measured(self, fewmask, data, tmp_path):
+        taught, out = tmp_path / "taught", tmp_path / "run"
+        (tmp_path / "few").mkdir()
+        for number in range(3):
+            shutil.copy(data / "masks" / f"b{number:02d}.png", tmp_path / "few")
+        words = ("--encoder", "--masks", tmp_path / "few", "-o", taught, *SMALL, "--image-size", 32)
+        assert fewmask("factory", "label", data / "images", *words).code == 0
+        split = tmp_path / "split.csv"
+        lines = [f"images/b{i:02d},{'test' if i > 20 else 'train'}" for i in range(30)]
+        split.write_text("id,part\n" + "\n".join(lines) + "\n")
+        words = ("-o", out, *SMALL, "--split-file", split, "--no-judge-teacher")
+        judged = fewmask("factory", "judge", taught, data, *words)
+        assert judged.code == 0, judged.err
+        rows = json.loads((out / "metrics.json").read_text())["rows"]
+        assert [r["name"] for r in rows if r["kind"] == "result"] == ["3 real, encoder route"]
+        for run in (out, taught):
+            found = tmp_path / f"found-{run.name}"
+            assert fewmask("predict", run, data / "images", "-o", found).code == 0
+        name = "masks/b25.png"
+        first, second = (read_mask(tmp_path / f"found-{n}" / name) for n in ("run", "taught"))
+        assert np.array_equal(first, second)
+
+    def test_a_generator_beside_the_encoder_route_is_asked_too(
+        self, fewmask, factory, data, tmp_path
+    ):
+        """The encoder's own masks are no leak there, but the generator knows the test images."""
+        few, taught, other = tmp_path / "few", tmp_path / "taught", tmp_path / "copy"
+        few.mkdir()
+        parts = json.loads(next(factory.glob("*-split/split.json")).read_text())
+        shutil.copy(data / "masks" / f"{parts['train'][0].split('/')[-1]}.png", few)
+        words = ("--encoder", "--masks", few, "-o", taught)
+        assert fewmask("factory", "label", factory, *words).code == 0
+        shutil.copytree(data, other)
+        split = tmp_path / "split.csv"
+        test = set(parts["train"][1:6])
+        names = [f"images/b{i:02d}" for i in range(30)]
+        lines = [f"{name},{'test' if name in test else 'train'}" for name in names]
+        split.write_text("id,part\n" + "\n".join(lines) + "\n")
+        words = ("-o", tmp_path / "run", *SMALL, "--split-file", split)
+        result = fewmask("factory", "judge", taught, other, *words)
+        assert result.code == 11
+        assert "LEAK" in result.err
 
     def test_predict_and_resume(self, fewmask, judged, data, tmp_path):
         out, _ = judged

@@ -30,7 +30,6 @@ from fewmask.training.run_places import free_path, refuse_inside
 
 LABELLED = "labelled"
 """Beginning of the names of interpreters' runs, which lie in their generator's."""
-BATCH = 16
 EXPORTED_FROM = 1_000_000
 """Number of the first code of images to draw on, so that no data set is sampled from the same."""
 
@@ -106,7 +105,7 @@ def label(
     folder = RunFolder.open(run)
     _require_kind(folder, "generator", "a run of `fewmask factory train`")
     _, before = recorded_settings(folder)
-    weights = "none" if route == "encoder" else str(folder.path / "weights" / GENERATOR)
+    weights = str(folder.path / "weights" / GENERATOR)
     inherited = {**before.model_dump(exclude={"stages"}), "generator_weights": weights}
     root = Path(folder.record["data"])
     if route == "generated":
@@ -248,20 +247,19 @@ def judge(
     """
     run = interpreter_run(run)
     taught: Any = recorded_settings(run)[1]
-    given: dict[str, Any] = {
+    inherited: dict[str, Any] = {
         "class_name": taught.class_name,
         "class_names": taught.class_names,
         "group_pattern": taught.group_pattern,
+        "seen_from_above": taught.seen_from_above,
         "image_size": max(32, taught.image_size),
-        **(settings or {}),
-        "interpreter_weights": str(run.path / "weights" / INTERPRETER),
+        "split_file": _split_of_data(run, data),
     }
-    split_file = _split_of_data(run, data)
-    if split_file is not None:
-        given.setdefault("split_file", split_file)
-    if taught.route == "encoder" and taught.generator_weights == "none":
-        given.setdefault("sample_count", 0)
-    resolved = resolve(JudgeConfig, JUDGE_PRESETS, preset, file=config, overrides=given)
+    if taught.generator_weights == "none":
+        inherited["sample_count"] = 0
+    presets = {name: {**values, **inherited} for name, values in JUDGE_PRESETS.items()}
+    given = {**(settings or {}), "interpreter_weights": str(run.path / "weights" / INTERPRETER)}
+    resolved = resolve(JudgeConfig, presets, preset, file=config, overrides=given)
     path = out or free_path(Path("runs") / f"{data.resolve().name}-judge")
     return start("judge", data, path, resolved, preset=preset)
 

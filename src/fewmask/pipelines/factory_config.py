@@ -144,6 +144,12 @@ class JudgeConfig(TeacherSettings):
     judge_full: bool = True
     """Also train on all real masks: the ceiling."""
 
+    @model_validator(mode="after")
+    def _teacher_is_an_average(self) -> Self:
+        if self.judge_teacher and not self.segment_ema_decay:
+            raise ValueError("judge_teacher is a moving average: segment_ema_decay above 0")
+        return self
+
 
 PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {

@@ -135,11 +135,13 @@ def refuse_known(config: JudgeConfig, data: DataFolder, test_ids: Collection[str
     weights = str(taught.record["settings"]["generator_weights"])
     if weights != "none":
         runs.append(RunFolder.open(Path(weights).parents[1]))
-    for known, run in [(KnownImages.of(run), run) for run in runs]:
-        for sample in data.samples:
-            if sample.id not in test_ids:
-                continue
-            if what := known.learned(read_image(sample.image_path)):
+    known = [KnownImages.of(run) for run in runs]
+    for sample in data.samples:
+        if sample.id not in test_ids:
+            continue
+        image = read_image(sample.image_path)
+        for images, run in zip(known, runs, strict=True):
+            if what := images.learned(image):
                 raise LeakError.of(
                     "LEAK",
                     where=sample.image_path,

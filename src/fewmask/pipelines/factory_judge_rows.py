@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -40,9 +41,8 @@ def taught_run(config: JudgeConfig) -> RunFolder:
 
 def taught_ids(config: JudgeConfig) -> list[str]:
     """Ids of the images that the interpreter was taught with."""
-    tables = sorted(taught_run(config).path.glob("*-split/split.csv"))
-    lines = tables[0].read_text(encoding="utf-8").splitlines()[1:]
-    return [line.split(",")[0] for line in lines]
+    cut = next(taught_run(config).path.glob("*-split/split.json"))
+    return list(json.loads(cut.read_text())["train"])
 
 
 def made_rows(work: Workspace) -> list[str]:
@@ -54,16 +54,16 @@ def made_rows(work: Workspace) -> list[str]:
 def candidates(work: Workspace) -> list[Candidate]:
     """Trivial controls, each segmenter, and the interpreter itself if it reads real images."""
     counts = work.stages["segment"].read_json("rows.json")
-    k, taught = len(counts["few"]), len(taught_ids(work.config))
+    ids = taught_ids(work.config)
+    k, taught, together = len(counts["few"]), len(ids), len({*counts["few"], *ids})
     route = read_route(work.config)
     result = "both" if "sample" in work.stages else "encoder"
     rows = trivial_controls(work.num_classes)
     for name in made_rows(work):
-        used = {"all": counts["all"], "synthetic": taught, "both": max(k, taught)}.get(name, k)
+        used = {"all": counts["all"], "synthetic": taught, "both": together}.get(name, k)
         cost = f"{used} annotated images"
         if name in {"synthetic", "both"} and route == "generated":
             cost = f"{taught} annotated generated images" + f", {k} real ones" * (name == "both")
-            used = taught + k * (name == "both")
         rows.append(
             Candidate(
                 ROWS[name].format(k=k),
@@ -75,13 +75,14 @@ def candidates(work: Workspace) -> list[Candidate]:
             )
         )
     if route == "encoder" or "interpret" in work.stages:
+        used = taught if route == "encoder" else k
         rows.append(
             Candidate(
-                ENCODER_ROW.format(k=k),
+                ENCODER_ROW.format(k=used),
                 "result" if result == "encoder" else "control",
                 _applied(_encoder_predictor(work)),
-                masks_used=taught if route == "encoder" else k,
-                label_cost=f"{taught if route == 'encoder' else k} annotated images",
+                masks_used=used,
+                label_cost=f"{used} annotated images",
                 note="an interpreter of real images' features, no segmenter",
             )
         )
@@ -124,10 +125,10 @@ def _applied(predictor: Any) -> Any:
 
 
 def predictor_of(work: Workspace) -> Any:
-    """What ``fewmask predict`` applies: the segmenter on synthetic and few real images."""
+    """What ``fewmask predict`` applies: the row that is the result."""
     if "sample" in work.stages:
         return _segmenter(work, "both")
-    return _segmenter(work, "few")
+    return _encoder_predictor(work)
 
 
 def panels(work: Workspace, row: int, size: tuple[int, ...]) -> list[tuple[str, np.ndarray]]:  # noqa: ARG001

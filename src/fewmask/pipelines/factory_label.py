@@ -18,7 +18,7 @@ whose codes are known. ``invert``: real images with masks; the generator is made
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -65,9 +65,6 @@ from fewmask.training.stages import StageSpec
 from fewmask.training.workspace import Workspace, prepare, split_by
 
 __all__ = ["ALWAYS", "DATA", "NEEDS", "PRESETS", "STAGES", "LabelConfig", "finish", "stages_of"]
-
-SHOWN = 8
-"""Images in the report."""
 
 
 def refuse_impossible(
@@ -123,7 +120,7 @@ def write_features(work: Workspace, stage: Stage) -> None:
 def train_interpreter(work: Workspace, stage: Stage) -> None:
     """The ensemble of pixel classifiers."""
     rows = range(len(work.data.samples))
-    masks = np.stack([true_targets(work, rows)[row] for row in rows])
+    masks = true_targets(work, rows).array
     maps = NativeMaps(work.stages["features"].path)
     fit_interpreter(stage, maps, masks, work.num_classes, work.config, work.device)
     stage.write_json("channels.json", maps.channels)
@@ -186,11 +183,15 @@ def predictor_of(work: Workspace) -> InterpreterPredictor:
     )
 
 
-def annotated_labels(work: Workspace, row: int) -> Labels:
-    """What the interpreter says of an image that it has learned from."""
-    maps = NativeMaps(work.stages["features"].path).of_image(row)
-    features = [m.permute(2, 0, 1)[None].to(work.device) for m in maps]
-    return interpret(load_interpreter(work), features, work.config.working_size)
+def annotated_labels(work: Workspace) -> Callable[[int], Labels]:
+    """What the interpreter says of each image that it has learned from, by its row."""
+    maps, members = NativeMaps(work.stages["features"].path), load_interpreter(work)
+
+    def label(row: int) -> Labels:
+        features = [m.permute(2, 0, 1)[None].to(work.device) for m in maps.of_image(row)]
+        return interpret(members, features, work.config.working_size)
+
+    return label
 
 
 def finish(works: Sequence[Workspace]) -> None:
@@ -225,7 +226,7 @@ def finish(works: Sequence[Workspace]) -> None:
         "peak_gb": max(s.facts.get("peak_gb_so_far", 0) for s in stages.values()),
     }
     write_atomically(run.path / "metrics.json", json.dumps(summary, indent=1).encode())
-    interpreter_report(work, summary, annotated_labels)
+    interpreter_report(work, summary, annotated_labels(work))
 
 
 def next_words(work: Workspace) -> list[str | int]:

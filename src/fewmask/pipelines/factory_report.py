@@ -79,7 +79,7 @@ def generator_report(work: Workspace, summary: dict[str, Any]) -> None:
 
 
 def interpreter_report(
-    work: Workspace, summary: dict[str, Any], label: Callable[[Workspace, int], Labels]
+    work: Workspace, summary: dict[str, Any], label: Callable[[int], Labels]
 ) -> None:
     """Write the report of ``fewmask factory label``; ``label`` says what was learned of a row."""
     run, config = work.run, work.config
@@ -120,7 +120,7 @@ def interpreter_report(
     write_atomically(run.path / "report.html", render_report(data).encode())
 
 
-def _cases(work: Workspace, label: Callable[[Workspace, int], Labels]) -> list[Case]:
+def _cases(work: Workspace, label: Callable[[int], Labels]) -> list[Case]:
     """Image, what the generator makes of it, the mask as drawn, and as learned."""
     rows = range(min(SHOWN, len(work.data.samples)))
     masks, cases = true_targets(work, rows), []
@@ -136,7 +136,7 @@ def _cases(work: Workspace, label: Callable[[Workspace, int], Labels]) -> list[C
             with torch.no_grad():
                 repeated = picture_of(network.synthesis(styles, "none"))[0]
             panels.append(("as the generator repeats it", repeated))
-        learned = label(work, row)
+        learned = label(row)
         spread = learned.disagreement[0].cpu().numpy()
         panels += [
             ("as learned", learned.mask[0].cpu().numpy().astype(np.uint8)),

@@ -7,6 +7,7 @@ Differs: Copies of training images are left out too.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,7 +19,6 @@ from fewmask.data.transforms import to_unit
 from fewmask.errors import CheckpointError, NumericalError, UsageError, shell_command
 from fewmask.pipelines.factory_config import LabelConfig
 from fewmask.pipelines.factory_features import EncoderFeatures, picture_of, teacher_generator
-from fewmask.pipelines.factory_generator import GENERATOR
 from fewmask.pipelines.factory_interpreter import interpret
 from fewmask.pipelines.factory_label import load_interpreter
 from fewmask.pipelines.factory_watch import latent_codes
@@ -88,7 +88,7 @@ def to_generate(count: int, drop: float) -> int:
     >>> to_generate(1500, 0.1), to_generate(9, 0.1), to_generate(5, 0.0)
     (1667, 10, 5)
     """
-    return -(-count * 1000 // round(1000 * (1 - drop)))
+    return math.ceil(round(count / (1 - drop), 6))
 
 
 def generator_of(work: Workspace) -> Path:
@@ -99,8 +99,8 @@ def generator_of(work: Workspace) -> Path:
         CheckpointError: the file has gone.
     """
     named = work.config.generator_weights
-    path = Path(named) if named != "none" else work.run.path.parent / "weights" / GENERATOR
-    if path.is_file():
+    path = Path(named)
+    if named != "none" and path.is_file():
         return path
     if named == "none":
         raise UsageError.of(
