@@ -185,6 +185,16 @@ def test_dice_leaves_absent_classes_out():
     assert dice_loss(logits, torch.tensor([[[1, 0]]])).item() == pytest.approx(expected)
 
 
+def test_dice_counts_class_0_where_it_is_no_background():
+    """p is 1/2 everywhere; class 0 has two pixels, class 1 one."""
+    logits = torch.zeros(1, 2, 1, 3, dtype=torch.float64)
+    target = torch.tensor([[[0, 0, 1]]])
+    first, second = 2 * 1.0 / (1.5 + 2), 2 * 0.5 / (1.5 + 1)
+    found = dice_loss(logits, target, has_background=False)
+    assert found.item() == pytest.approx(1 - (first + second) / 2)
+    assert dice_loss(logits, target).item() == pytest.approx(1 - second)
+
+
 def test_another_ignore_index():
     logits, target = batch(1)
     moved = target.clone()

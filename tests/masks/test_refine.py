@@ -5,7 +5,7 @@ import pytest
 
 from fewmask.errors import DataError, UsageError
 from fewmask.masks.colour_model import ColourModel, _minimise, colour_cut
-from fewmask.masks.refine import METHODS, pixel_adaptive, refine
+from fewmask.masks.refine import METHODS, pixel_adaptive, refine, walk_classes
 
 REFINING = [name for name in METHODS if name != "none"]
 
@@ -141,3 +141,33 @@ def test_wrong_inputs_are_refused_by_name():
         refine(image, score, method="none", cut=1.5)
     with pytest.raises(DataError, match="REFINE-SHAPE"):
         refine(image, score[:-1], method="none", cut=0.5)
+
+
+class TestWalkClasses:
+    def halves(self, low=10, high=14):
+        image = np.full((12, 20, 3), low, np.uint8)
+        image[:, 10:] = high
+        return image
+
+    def test_each_pixel_gets_the_class_that_shares_its_colour(self):
+        """Seeds 3 and 7 in the corners of two halves that differ by four grey levels."""
+        seeds = np.full((12, 20), 255, np.uint8)
+        seeds[:2, :2], seeds[-2:, -2:] = 3, 7
+        found = walk_classes(self.halves(), seeds)
+        assert (found[:, :10] == 3).all()
+        assert (found[:, 10:] == 7).all()
+        assert np.array_equal(found, walk_classes(self.halves(50, 70), seeds))
+
+    def test_seeds_stay_and_are_not_changed_in_place(self):
+        seeds = np.full((12, 20), 255, np.uint8)
+        seeds[:2, :2], seeds[-2:, -2:], seeds[5, 5] = 3, 7, 7
+        before = seeds.copy()
+        found = walk_classes(self.halves(), seeds)
+        assert found[5, 5] == 7
+        assert np.array_equal(seeds, before)
+
+    def test_one_class_is_everywhere_and_none_is_nowhere(self):
+        seeds = np.full((12, 20), 255, np.uint8)
+        assert (walk_classes(self.halves(), seeds) == 255).all()
+        seeds[0, 0] = 4
+        assert (walk_classes(self.halves(), seeds) == 4).all()

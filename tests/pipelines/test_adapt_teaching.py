@@ -12,9 +12,9 @@ from fewmask.config import resolve
 from fewmask.losses.segmentation import cross_entropy
 from fewmask.pipelines import adapt_teaching
 from fewmask.pipelines.adapt_config import PRESETS, AdaptConfig
+from fewmask.pipelines.adapt_labels import RARE, Labelling, label_images
 from fewmask.pipelines.adapt_teaching import (
     information,
-    label_images,
     label_weights,
     mixed_lesson,
     pseudo_labels,
@@ -139,10 +139,10 @@ class Net(nn.Module):
         return torch.cat([-4 * level, 4 * level], 1)
 
 
-def halves(n, dark=40, bright=80):
-    """Images (n, 8, 8, 3): dark left, bright right."""
-    images = np.full((n, 8, 8, 3), dark, np.uint8)
-    images[:, :, 4:] = bright
+def halves(n, dark=40, bright=80, size=8):
+    """Images (n, size, size, 3): dark left, bright right."""
+    images = np.full((n, size, size, 3), dark, np.uint8)
+    images[:, :, size // 2 :] = bright
     return images
 
 
@@ -150,9 +150,9 @@ class TestStatistics:
     def test_a_network_blind_to_a_dark_domain_sees_by_its_statistics(self):
         net, images = Net().eval(), halves(5)
         net.norm.running_mean += 0.7  # of a bright domain: here all is class 0
-        assert (label_images(net, images, range(5), 2, 1.0, "single") == 0).all()
+        assert (label_images(net, images, range(5), 2, Labelling()) == 0).all()
         use_statistics_of(net, images, range(5))
-        labels = label_images(net, images, range(5), 2, 1.0, "single")
+        labels = label_images(net, images, range(5), 2, Labelling())
         assert (labels[:, :, :4] == 0).all()
         assert (labels[:, :, 4:] == 1).all()
         assert net.norm.running_mean.item() == pytest.approx(60 / 255)
@@ -164,7 +164,7 @@ class TestLabels:
         images = np.concatenate([halves(2), halves(2, 55, 65)])  # clear images, faint images
         net = Net().eval()
         use_statistics_of(net, images, range(4))
-        labels = label_images(net, images, [0, 1, 2, 3], 2, 0.5, "mirror")
+        labels = label_images(net, images, [0, 1, 2, 3], 2, Labelling(0.5, "mirror"))
         assert (labels[:2, :, 4:] == 1).all()
         assert (labels[2:] == 255).all()
 
@@ -173,7 +173,7 @@ class TestLabels:
         net.scale.data *= 0.0
         prior = np.full((2, 8, 8), 0.2, np.float32)
         prior[1, :4] = 0.8
-        labels = label_images(net, images, range(2), 2, 1.0, "single", prior)
+        labels = label_images(net, images, range(2), 2, Labelling(prior=prior))
         assert (labels[:, :4] == 1).all()
         assert (labels[:, 4:] == 0).all()
 
@@ -181,8 +181,43 @@ class TestLabels:
         images = np.concatenate([halves(1), halves(1)[:, :, ::-1]])
         net = Net().eval()
         use_statistics_of(net, images, [0, 1])
-        labels = label_images(net, images, [1, 0], 2, 1.0, "single")
+        labels = label_images(net, images, [1, 0], 2, Labelling())
         assert (labels[0, :, 0], labels[1, :, 0]) == (pytest.approx(1), pytest.approx(0))
+
+    def test_sizes_are_averaged(self):
+        """A network that calls larger images 1: at 1 and twice 2, two of three votes."""
+
+        class BySize(Net):
+            def forward(self, image):
+                logits = torch.zeros(len(image), 2, *image.shape[2:])
+                logits[:, int(image.shape[3] > 8)] = 3.0
+                return logits
+
+        images = halves(2)
+        assert (label_images(BySize(), images, [0], 2, Labelling()) == 0).all()
+        assert (label_images(BySize(), images, [0], 2, Labelling(sizes=(1, 2, 2))) == 1).all()
+
+    def test_a_walk_labels_what_is_unsure_by_the_image_and_takes_nothing_from_a_rare_class(self):
+        """Unsure pixels, called 0, lie on the bright half whose sure pixels are 1; a rare 2 too."""
+        images = halves(1, size=32)
+        log = torch.full((1, 3, 32, 32), 0.0)
+        log[:, 0, :, :16], log[:, 1, :, 16:] = 9.0, 9.0
+        log[0, :, 4:10, 20:26] = torch.tensor([0.2, 0.1, 0.0]).view(3, 1, 1)
+        log[0, :, 20, 20:25] = torch.tensor([0.0, 0.1, 0.3]).view(3, 1)
+        log[0, 2, 25, 24:30] = 12.0
+        assert (log.argmax(1) == 2).float().mean() < RARE
+
+        class Given(Net):
+            def forward(self, image):
+                return log.expand(len(image), -1, -1, -1)
+
+        plain = label_images(Given(), images, [0], 3, Labelling(0.5))[0]
+        assert (plain[4:10, 20:26] == 255).all()
+        walked = label_images(Given(), images, [0], 3, Labelling(0.5, walk=True))[0]
+        assert (walked[4:10, 20:26] == 1).all()
+        assert (walked[20, 20:25] == 255).all()
+        assert (walked[25, 24:30] == 2).all()
+        assert (walked[:, :16] == 0).all()
 
 
 class Fixed(Net):

@@ -46,17 +46,23 @@ def cross_entropy(
     return loss.sum() / _valid_pixels(target, ignore_index)
 
 
-def dice_loss(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX) -> Tensor:
-    """1 − mean over foreground classes of 2 Σ p·t / (Σ p + Σ t).
+def dice_loss(
+    logits: Tensor,
+    target: Tensor,
+    ignore_index: int = IGNORE_INDEX,
+    has_background: bool = True,
+) -> Tensor:
+    """1 − mean over classes of 2 Σ p·t / (Σ p + Σ t).
 
     p is the softmax, t the target as 0 or 1; sums are over the batch's valid pixels. Classes
     that the batch's targets do not hold are left out of the mean: their Dice is 0 whatever the
     logits, and cross-entropy teaches them. Without any class the loss is 0.
 
     Args:
-        logits: (N, C, H, W) float, class 0 is the background.
+        logits: (N, C, H, W) float.
         target: (N, H, W) int64, 0 … C − 1 or ``ignore_index``.
         ignore_index: Target of the pixels that do not count.
+        has_background: Class 0 is what belongs to none of the others, and has no part in the mean.
 
     Source: Milletari et al. 2016 (V-Net), section 3.
     Differs: Σ p instead of Σ p², no smoothing (Σ t ≥ 1 here), one Dice per class and batch.
@@ -65,10 +71,11 @@ def dice_loss(logits: Tensor, target: Tensor, ignore_index: int = IGNORE_INDEX) 
     classes = torch.arange(logits.shape[1], device=logits.device).view(1, -1, 1, 1)
     truth = (target.unsqueeze(1) == classes) & valid.unsqueeze(1)  # (N, C, H, W)
     probs = logits.softmax(1) * valid.unsqueeze(1)
-    overlap = (probs * truth).sum((0, 2, 3))[1:]  # (K,)
-    truth_area = truth.sum((0, 2, 3))[1:]
-    present = truth_area > 0
-    dice = 2 * overlap / (probs.sum((0, 2, 3))[1:] + truth_area).clamp(min=1)
+    overlap, truth_area = (probs * truth).sum((0, 2, 3)), truth.sum((0, 2, 3))  # (C,)
+    dice = 2 * overlap / (probs.sum((0, 2, 3)) + truth_area).clamp(min=1)
+    present = (truth_area > 0).to(dice.dtype)
+    if has_background:
+        dice, present = dice[1:], present[1:]
     return ((1 - dice) * present).sum() / present.sum().clamp(min=1)
 
 

@@ -6,10 +6,13 @@ background, and ``band``, beyond which it is taken as decided; the image decides
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 from numpy.typing import NDArray
 from skimage.segmentation import random_walker, slic
 
+from fewmask.conventions import IGNORE_INDEX
 from fewmask.errors import DataError, UsageError
 from fewmask.masks.colour_model import ColourModel, colour_cut
 from fewmask.masks.fuse import unit_rgb
@@ -124,6 +127,37 @@ def walk(
     if set(np.unique(seeds)) != {0, 1, 2}:
         return score > (low + high) / 2
     return random_walker(rgb, seeds, beta=beta, mode="cg_j", tol=1e-5, channel_axis=-1) == 2
+
+
+def walk_classes(
+    image: NDArray[np.uint8] | NDArray[np.floating], seeds: NDArray[np.uint8], beta: float = 250.0
+) -> NDArray[np.uint8]:
+    """Give each pixel without a label that which a random walk over similar pixels reaches first.
+
+    Args:
+        image: (H, W, 3) RGB, uint8 or float in [0, 1]. Its contrast does not matter: the walk sees
+            it divided by its standard deviation.
+        seeds: (H, W) ids and 255; what has an id keeps it.
+        beta: Edge penalty; larger keeps walks within a colour.
+
+    Returns:
+        (H, W) uint8 ids; 255 only where the walk reaches no seed, or there is none.
+
+    Source: Grady 2006, "Random walks for image segmentation".
+    """
+    ids = np.setdiff1d(seeds, [IGNORE_INDEX])
+    if len(ids) < 2 or (seeds != IGNORE_INDEX).all():
+        return np.where(seeds == IGNORE_INDEX, ids[0], seeds) if len(ids) == 1 else seeds.copy()
+    rgb = unit_rgb(image)
+    labels = np.searchsorted(ids, seeds) + 1  # 1 … n, as the library has them
+    labels[seeds == IGNORE_INDEX] = 0
+    with warnings.catch_warnings():  # of probabilities a rounding error beyond [0, 1]
+        warnings.filterwarnings("ignore", "The probability range is outside")
+        found = random_walker(
+            rgb / max(float(rgb.std()), 1e-3), labels, beta=beta, mode="cg_j", tol=1e-3,
+            channel_axis=-1,
+        )  # fmt: skip
+    return np.where(found > 0, ids[np.maximum(found, 1) - 1], IGNORE_INDEX).astype(np.uint8)
 
 
 def superpixel_mean(

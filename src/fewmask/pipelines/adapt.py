@@ -49,6 +49,7 @@ from fewmask.pipelines.adapt_choice import BEGIN, Choice, choose_targets, chosen
 from fewmask.pipelines.adapt_config import PRESETS, AdaptConfig
 from fewmask.pipelines.adapt_data import DOMAINS, domain_rows
 from fewmask.pipelines.adapt_labelled import Labelled, labelled, render
+from fewmask.pipelines.adapt_labels import Labelling, label_images
 from fewmask.pipelines.adapt_rows import (
     bill,
     candidates,
@@ -59,7 +60,7 @@ from fewmask.pipelines.adapt_rows import (
     predictor_of,
     remarks,
 )
-from fewmask.pipelines.adapt_teaching import label_images, teacher
+from fewmask.pipelines.adapt_teaching import teacher
 from fewmask.pipelines.adapt_translation import train_unit
 from fewmask.training.checkpoint import save_weights
 from fewmask.training.evaluation import measure, measured_rows, refuse_descendants
@@ -147,10 +148,11 @@ def adapt(work: Workspace, stage: Stage) -> None:
             network = _fit(work, stage, data, name, start=start, settings=settings, teach=taught)
         else:
             name = f"round {number}"
-            labels = label_images(
-                choice.network, work.images, rows, work.num_classes, config.adapt_keep,
-                config.predict_views, prior,
+            how = Labelling(
+                config.adapt_keep, config.predict_views, config.adapt_sizes, config.adapt_walk,
+                prior,
             )  # fmt: skip
+            labels = label_images(choice.network, work.images, rows, work.num_classes, how)
             even, share = np.ones(len(rows)), config.adapt_target_share
             more = data.joined(work.images[rows], [labels], share, even)
             file, loss = f"round-{number}", config.adapt_loss

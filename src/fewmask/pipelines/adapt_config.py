@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -152,8 +152,13 @@ class AdaptConfig(TeacherSettings):
     """Optimiser steps of each round, or of the teacher's."""
     adapt_learning_rate: float = Field(5e-4, gt=0)
     """Highest rate of the schedule. Higher ones have lost whole classes."""
-    adapt_loss: Literal["ce", "focal", "combined"] = "ce"
+    adapt_loss: Literal["ce", "ce_dice", "focal", "combined"] = "ce"
     """Loss of the rounds. Published: cross-entropy, or combined (half focal, γ = 2)."""
+    adapt_sizes: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0,), min_length=1)
+    """Rounds: scales of the target images at which they are labelled, averaged. Published: 1."""
+    adapt_walk: bool = False
+    """Rounds: pixels beyond `adapt_keep` get the label that a random walk over similar pixels
+    brings them from the others, instead of none."""
     adapt_place_prior: float = Field(0.0, ge=0)
     """Self-training labels are chosen by probability times how often the source has the class at
     that place, to this power: for views in which up is up. 0: probability alone."""
@@ -187,6 +192,8 @@ class AdaptConfig(TeacherSettings):
         """Settings that could only fail later or do nothing."""
         if self.adapt_method == "teacher" and not self.segment_ema_decay:
             raise ValueError("adapt_method teacher is a moving average: segment_ema_decay above 0")
+        if self.adapt_walk and self.adapt_keep == 1:
+            raise ValueError("adapt_walk has nothing to label where adapt_keep is 1: 0.85, say")
         if set(self.render_methods) == {"unit"} and self.render_copies > 1:
             raise ValueError("render_copies: UNIT makes the same copy each time, so 1")
         if self.translate_weights != "none" and "unit" not in self.render_methods:
@@ -240,11 +247,18 @@ PRESETS: dict[str, dict[str, Any]] = {
         "render_methods": ("histogram", "lab", "fourier", "gamma"),
         "render_copies": 4,
         "segment_rare_classes": True,
-        "segment_min_steps": 400,
+        "segment_min_steps": 200,
         "segment_decoder_width": 32,
-        "adapt_method": "statistics",
-        "adapt_keep": 0.7,
-        "adapt_unsure_weight": 0.6,
+        "segment_loss": "ce_dice",
+        "segment_encoder_rate": 1.0,
+        "adapt_method": "rounds",
+        "adapt_steps": 200,
+        "adapt_learning_rate": 1e-3,
+        "adapt_loss": "ce_dice",
+        "adapt_target_share": 0.4,
+        "adapt_keep": 0.85,
+        "adapt_sizes": (1.0, 1.25, 1.5),
+        "adapt_walk": True,
     },
     "paper": {
         "image_size": 512,
@@ -275,10 +289,17 @@ PRESETS: dict[str, dict[str, Any]] = {
         "render_methods": ("histogram", "lab", "fourier", "gamma"),
         "render_copies": 4,
         "segment_rare_classes": True,
-        "segment_min_steps": 1200,
+        "segment_min_steps": 400,
         "segment_decoder_width": 32,
-        "adapt_method": "statistics",
-        "adapt_keep": 0.7,
-        "adapt_unsure_weight": 0.6,
+        "segment_loss": "ce_dice",
+        "segment_encoder_rate": 1.0,
+        "adapt_method": "rounds",
+        "adapt_steps": 400,
+        "adapt_learning_rate": 1e-3,
+        "adapt_loss": "ce_dice",
+        "adapt_target_share": 0.4,
+        "adapt_keep": 0.85,
+        "adapt_sizes": (1.0, 1.25, 1.5),
+        "adapt_walk": True,
     },
 }

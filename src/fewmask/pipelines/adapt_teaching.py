@@ -12,7 +12,7 @@ Source: Tarvainen & Valpola 2017 (mean teacher), Tranheden et al. 2021 (DACS), Z
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +27,6 @@ from fewmask.masks.confidence import class_thresholds, confident_mask
 from fewmask.pipelines.adapt_config import TeacherSettings
 from fewmask.randomness import generator
 from fewmask.training.fit import Teach
-from fewmask.training.inference import predict_probs
 from fewmask.training.signals import stop_if_asked
 from fewmask.training.workspace import Workspace
 
@@ -224,39 +223,6 @@ def use_statistics_of(network: nn.Module, images: np.ndarray, rows: Sequence[int
     for layer, momentum in zip(layers, momenta, strict=True):
         layer.momentum = momentum
     network.eval()
-
-
-def label_images(
-    network: nn.Module, images: np.ndarray, rows: Sequence[int], num_classes: int,
-    keep: float, views: str, prior: np.ndarray | None = None,
-) -> np.ndarray:  # fmt: skip
-    """A network's labels of images, of each class the surest pixels of all of them.
-
-    Args:
-        network: In eval mode.
-        images: (N, H, W, 3) uint8.
-        rows: Which of them.
-        num_classes: C.
-        keep: Share of each class's pixels that is kept, in (0, 1]; 1 keeps every pixel.
-        views: See :func:`fewmask.training.inference.predict_probs`.
-        prior: (C, H, W) float32 factor of the probabilities.
-
-    Returns:
-        (len(rows), H, W) uint8 ids and 255.
-    """
-
-    def probs() -> Iterator[np.ndarray]:
-        for chunk in _chunks(rows):
-            stop_if_asked()
-            found = predict_probs(network, to_unit(images[chunk]), views=views).numpy()
-            if prior is not None:
-                found = found * prior / (found * prior).sum(1, keepdims=True).clip(min=1e-12)
-            yield from found
-
-    thresholds = np.zeros(num_classes)
-    if keep < 1:  # a second pass is cheaper than keeping all probabilities
-        thresholds = class_thresholds(probs(), num_classes, keep)
-    return np.stack([confident_mask(image, thresholds) for image in probs()])
 
 
 def information(network: nn.Module, images: np.ndarray, rows: Sequence[int]) -> float:

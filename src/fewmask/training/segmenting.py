@@ -86,12 +86,22 @@ def weights_file(source: str) -> Path | None:
     return None if source in {"packaged", "imagenet", "none"} else Path(source)
 
 
-def segmentation_loss(kind: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of that name: ``(logits, target)`` to the mean over pixels that are not 255."""
+def segmentation_loss(kind: str, has_background: bool = True) -> Callable[[Tensor, Tensor], Tensor]:
+    """The loss of that name: ``(logits, target)`` to the mean over pixels that are not 255.
+
+    Args:
+        kind: As ``segment_loss`` has it.
+        has_background: See :func:`fewmask.losses.segmentation.dice_loss`.
+    """
+
+    def ce_dice(logits: Tensor, target: Tensor) -> Tensor:
+        dice = dice_loss(logits, target, has_background=has_background)
+        return cross_entropy(logits, target) + dice
+
     losses: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
         "ce": cross_entropy,
         "gce": generalised_cross_entropy,
-        "ce_dice": lambda logits, target: cross_entropy(logits, target) + dice_loss(logits, target),
+        "ce_dice": ce_dice,
         "focal": focal_loss,
         "combined": combined_loss,
     }
@@ -183,7 +193,7 @@ def fit_segmenter(
         stage,
         network,
         dataset,
-        segmentation_loss(loss or config.segment_loss),
+        segmentation_loss(loss or config.segment_loss, work.data.has_background),
         settings or fit_settings(config),
         seed=config.seed,
         device=work.device,
