@@ -256,7 +256,9 @@ STAGES = (
         settings=("predict",),
         masks=True,
     ),
-    StageSpec("export", export, reads=("render", "segment", "adapt"), settings=("predict",)),
+    StageSpec(
+        "export", export, reads=("render", "segment", "adapt"), settings=("predict",), outside=True
+    ),
 )
 ALWAYS = ("prepare", "split", "segment", "evaluate", "export")
 NEEDS: dict[str, tuple[str, ...]] = {}

@@ -282,7 +282,7 @@ STAGES = (
         "evaluate", evaluate, reads=("split", "segment", "interpret"), settings=("predict",),
         masks=True,
     ),
-    StageSpec("export", export, reads=("segment",), settings=("predict",)),
+    StageSpec("export", export, reads=("segment",), settings=("predict",), outside=True),
 )  # fmt: skip
 ALWAYS = ("prepare", "split", "segment", "evaluate", "export")
 NEEDS: dict[str, tuple[str, ...]] = {}

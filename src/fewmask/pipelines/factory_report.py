@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -20,6 +19,7 @@ from fewmask.report.figures import curves_figure, drawn_ids, strip_png
 from fewmask.report.held_out import parts_text
 from fewmask.report.html import Case, ReportData, render_report
 from fewmask.report.verdict import Verdict
+from fewmask.training import curves
 from fewmask.training.checkpoint import write_atomically
 from fewmask.training.segmenting import true_targets
 from fewmask.training.workspace import Workspace
@@ -34,7 +34,7 @@ def generator_report(work: Workspace, summary: dict[str, Any]) -> None:
     """Write the report of ``fewmask factory train``."""
     run, config = work.run, work.config
     label = work.stages["generate"].label
-    records = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    records = list(curves.read(run.path))
     sheets = sorted((run.path / "samples" / work.folder).glob("generated-*.png"))
     shown = [sheets[i] for i in sorted({0, len(sheets) // 2, len(sheets) - 1})]
     real = contact_sheet(np.asarray(work.images[work.rows("train")[: SHEET * SHEET]]), SHEET)
@@ -83,8 +83,7 @@ def interpreter_report(
 ) -> None:
     """Write the report of ``fewmask factory label``; ``label`` says what was learned of a row."""
     run, config = work.run, work.config
-    text = (run.path / "metrics.jsonl").read_text()
-    records = [json.loads(line) for line in text.splitlines()]
+    records = list(curves.read(run.path))
     data = ReportData(
         title=run.path.name,
         subtitle=f"fewmask factory label, route {config.route}, preset {run.record['preset']}",

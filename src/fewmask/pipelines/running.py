@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 
+from fewmask import __version__
 from fewmask.config import Settings, resolve
 from fewmask.data.folder import DataFolder
 from fewmask.data.splits import Split
@@ -93,8 +94,11 @@ def checked(pipeline: str, root: Path, out: Path, config: Settings) -> Checked:
     check_class_names(data.class_names)
     parts = [module.DATA.cut(data, config, fold) for fold in folds]
     module.refuse_impossible(config, data, stages, parts)
+    if config.reuse:
+        refuse_strange(config.reuse, pipeline)
     config = config.replaced(
         threads=config.threads or torch.get_num_threads(),
+        reuse=config.reuse and str(config.reuse.resolve()),
         **{
             name: str(path.resolve())
             for name, path in (input_files(config) | config.data_folders).items()
@@ -102,6 +106,24 @@ def checked(pipeline: str, root: Path, out: Path, config: Settings) -> Checked:
     )
     settings_by_content(config)  # refuses a file that is not there
     return Checked(module, config, data, device, stages, folds, parts[0])
+
+
+def refuse_strange(reuse: Path, pipeline: str) -> None:
+    """Refuse to take stages over from what is no run of this pipeline and version.
+
+    Raises:
+        UsageError: names what it is.
+    """
+    record = RunFolder.open(reuse).record
+    version = dict(record.get("versions") or {}).get("fewmask")
+    if (record["pipeline"], version) != (pipeline, __version__):
+        raise UsageError.of(
+            "REUSE",
+            where=f"--reuse {reuse}",
+            found=f"a run of {record['pipeline']} by fewmask {version}",
+            expected=f"one of {pipeline} by fewmask {__version__}, this one",
+            fix="leave out --reuse",
+        )
 
 
 def plan(pipeline: str, root: Path, out: Path, config: Settings) -> dict[str, Any]:
@@ -280,7 +302,7 @@ def _work_through(
 
     def events(stage: Stage) -> None:
         if config.tensorboard:
-            write_events(run.path / "metrics.jsonl", run.path / "tensorboard", stage.label)
+            write_events(run.path, run.path / "tensorboard", stage.label)
 
     works = [
         Workspace(

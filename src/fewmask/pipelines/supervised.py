@@ -166,7 +166,7 @@ STAGES = (
         "segment", train_segmenter, reads=("prepare", "split"), settings=("masks",), masks=True
     ),
     StageSpec("evaluate", evaluate, reads=("split", "segment"), settings=("predict",), masks=True),
-    StageSpec("export", export, reads=("segment",), settings=("predict",)),
+    StageSpec("export", export, reads=("segment",), settings=("predict",), outside=True),
 )
 ALWAYS = ("prepare", "split", "segment", "evaluate", "export")
 NEEDS: dict[str, tuple[str, ...]] = {}

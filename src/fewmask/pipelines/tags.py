@@ -207,7 +207,13 @@ STAGES = (
         settings=("predict", "threshold", "cam", "difference", "pseudo"),
         masks=True,
     ),
-    StageSpec("export", export, reads=("evidence", "segment"), settings=("predict", "threshold")),
+    StageSpec(
+        "export",
+        export,
+        reads=("evidence", "segment"),
+        settings=("predict", "threshold"),
+        outside=True,
+    ),
 )
 ALWAYS = ("prepare", "split", "evaluate", "export")
 NEEDS = {

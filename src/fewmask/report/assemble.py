@@ -22,6 +22,7 @@ from fewmask.report.table import (
     terminal_metrics,
 )
 from fewmask.report.verdict import NO_MASKS, Verdict
+from fewmask.training import curves
 from fewmask.training.checkpoint import write_atomically
 from fewmask.training.evaluation import Evaluation
 from fewmask.training.workspace import Workspace
@@ -110,7 +111,7 @@ def write_report(
     accuracy = summary["tag_accuracy"]
     names, background = evaluation.class_names, evaluation.has_background
     rows = table_rows(summary["rows"], names, background)
-    records = [json.loads(line) for line in _lines(run.path / "metrics.jsonl")]
+    records = list(curves.read(run.path))
     labels = dict.fromkeys(record["stage"] for record in records)
     cases = draw_cases(works, evaluation, module)
     folder = run.path / "samples"
@@ -203,7 +204,3 @@ def sharpness_notes(class_names: Sequence[str], checks: dict[str, Any]) -> list[
             )
         lines.append(line + ".")
     return lines
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text().splitlines() if path.is_file() else []

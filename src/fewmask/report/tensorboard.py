@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 import shutil
 from pathlib import Path
 
 from fewmask.errors import ResourceError
+from fewmask.training import curves
 
 
 def require_tensorboard() -> None:
@@ -26,11 +26,11 @@ def require_tensorboard() -> None:
         )
 
 
-def write_events(records: Path, folder: Path, stage: str) -> None:
+def write_events(run: Path, folder: Path, stage: str) -> None:
     """Write one scalar series for each loop and value of a stage, replacing its earlier events.
 
     Args:
-        records: ``metrics.jsonl`` of a run.
+        run: The run's folder.
         folder: Where TensorBoard is to look; the stage becomes a sub-folder of it.
         stage: The stage's label in the records.
 
@@ -41,8 +41,7 @@ def write_events(records: Path, folder: Path, stage: str) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     shutil.rmtree(folder / stage, ignore_errors=True)
-    lines = records.read_text().splitlines() if records.is_file() else []
-    own = [record for record in map(json.loads, lines) if record.pop("stage") == stage]
+    own = curves.of_stage(run, stage)
     if not own:
         return
     with SummaryWriter(str(folder / stage)) as writer:

@@ -32,6 +32,7 @@ import yaml
 
 from fewmask import __version__
 from fewmask.errors import FewmaskError, Interrupted, UsageError, shell_command
+from fewmask.training import curves
 from fewmask.training.checkpoint import (
     disk_error,
     remove_temporaries,
@@ -357,23 +358,15 @@ class Stage:
 
     def record_metrics(self, records: list[dict[str, Any]]) -> None:
         """Append lines to the run's ``metrics.jsonl``."""
-        lines = [json.dumps({"stage": self.label, **record}) + "\n" for record in records]
-        with (self.run.path / "metrics.jsonl").open("a") as stream:
-            stream.writelines(lines)
+        curves.append(self.run.path, self.label, records)
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The stage's lines of the run's ``metrics.jsonl``."""
+        return curves.of_stage(self.run.path, self.label)
 
     def forget_metrics(self, from_step: int, loop: str) -> None:
         """Remove records of steps that are about to be done again after a kill."""
-        path = self.run.path / "metrics.jsonl"
-        if not path.is_file():
-            return
-        kept = []
-        for line in path.read_text().splitlines():
-            with contextlib.suppress(ValueError):  # a line cut short by a kill
-                record = json.loads(line)
-                again = record["stage"] == self.label and record.get("loop") == loop
-                if not again or record["step"] < from_step:
-                    kept.append(line)
-        write_atomically(path, "".join(line + "\n" for line in kept).encode())
+        curves.forget(self.run.path, self.label, loop, from_step)
 
 
 def command_line() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -13,9 +14,9 @@ from typing import Any, NamedTuple
 from fewmask import __version__
 from fewmask.config import Settings
 from fewmask.errors import CheckpointError, ResourceError, UsageError
-from fewmask.training.checkpoint import sha256_file
+from fewmask.training.checkpoint import disk_error, sha256_file
 from fewmask.training.device import peak_gigabytes
-from fewmask.training.run_folder import Stage
+from fewmask.training.run_folder import RunFolder, Stage
 from fewmask.training.signals import stop_if_asked
 from fewmask.training.workspace import Workspace
 
@@ -31,6 +32,7 @@ class StageSpec:
         settings: Prefixes of further settings that it reads.
         shared: One for all folds.
         masks: It reads the user's true masks; it is made again when they change.
+        outside: It writes to the run's own folders too, so it is not copied from another run.
     """
 
     name: str
@@ -39,6 +41,7 @@ class StageSpec:
     settings: tuple[str, ...] = ()
     shared: bool = False
     masks: bool = False
+    outside: bool = False
 
     def folder(self, work: Workspace) -> str:
         """Sub-folder of the run in which the stage lies."""
@@ -85,10 +88,14 @@ def run_stages(work: Workspace, specs: Sequence[StageSpec], selected: Sequence[s
         KeyboardInterrupt: a signal has asked for a stop between two stages.
     """
     made_from = inputs_of_stages(work, specs, selected)
+    reuse = work.config.reuse
     for number, spec in enumerate(specs, start=1):
         if spec.name not in made_from:
             continue
         inputs = made_from[spec.name]
+        path = work.run.stage_path(number, spec.name, spec.folder(work))
+        if reuse and not spec.outside and not path.exists():
+            copy_finished(reuse, Stage(work.run, path, spec.name, inputs.key))
         stage = work.run.stage(number, spec.name, inputs.key, folder=spec.folder(work))
         work.stages[spec.name] = stage
         if stage.done:
@@ -109,6 +116,33 @@ def run_stages(work: Workspace, specs: Sequence[StageSpec], selected: Sequence[s
         work.after_stage(stage)
 
 
+def copy_finished(reuse: Path, stage: Stage) -> None:
+    """Copy the files and records of a stage from another run, if it was made from the same there.
+
+    Args:
+        reuse: The other run, finished or not; one that has gone by now is passed over.
+        stage: Of this run; nothing is there yet.
+    """
+    place = reuse / stage.label
+    if not place.is_dir():
+        return
+    other = RunFolder.open(reuse)
+    lender = Stage(other, place, stage.name, stage.key)
+    if not lender.done:
+        return
+    copying = stage.path.with_name(f".tmp-{stage.path.name}")
+    shutil.rmtree(copying, ignore_errors=True)
+    try:
+        copying.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copytree(place, copying)
+        if not stage.metrics():  # there already if it was killed here
+            stage.record_metrics(lender.metrics())
+        copying.rename(stage.path)
+    except OSError as error:
+        raise disk_error(stage.path, error) from error
+    stage.run.log(f"{stage.label}: copied from {reuse}")
+
+
 class StageInputs(NamedTuple):
     """What a stage is made from.
 
@@ -122,7 +156,9 @@ class StageInputs(NamedTuple):
     facts: dict[str, dict[str, Any]]
 
 
-NOT_AN_INPUT = {"device", "threads", "workers", "tensorboard", "stages", "folds", "save_probs"}
+NOT_AN_INPUT = {
+    "device", "threads", "workers", "tensorboard", "stages", "folds", "save_probs", "reuse",
+}  # fmt: skip
 
 
 def inputs_of_stages(
@@ -172,7 +208,7 @@ def inputs_of_stages(
 
 def input_files(config: Settings) -> dict[str, Path]:
     """The files that settings name, by setting."""
-    folders = config.data_folders
+    folders = {*config.data_folders, "reuse"}
     files = {n: value for n, value in config if isinstance(value, Path) and n not in folders}
     for name, value in config:
         if name.endswith("_weights") and value not in {"packaged", "imagenet", "none"}:
