@@ -1,8 +1,10 @@
 """`fewmask adapt` on CamVid, day to dusk and day to a declared synthetic night.
 
-Units of (set, row, seed); a unit is one call of the real command line. One that is finished in
-``OUT/units`` is skipped, a stopped one goes on where it was. Without ``--row``, so are those whose
-figures are committed under ``results/adapt_camvid/``; a row that is asked for is measured anew.
+Units of (set, row, seed); a unit is one call of the real command line, which takes over the stages
+that an earlier unit of the set and seed has made in the same way (``--reuse``). One that is
+finished in ``OUT/units`` is skipped, a stopped one goes on where it was. Without ``--row``, so are
+those whose figures are committed under ``results/adapt_camvid/``; a row that is asked for is
+measured anew.
 
     python benchmarks/adapt_camvid.py --data CAMVID                     # all that is missing: hours
     python benchmarks/adapt_camvid.py --data CAMVID --row best --seed 0
@@ -43,7 +45,7 @@ from recording import HERE, commit, machine, write_results, write_table
 
 SEEDS = (0, 1, 2)
 SETS = ("dusk", "dark")
-STEPS = 150
+STEPS = 100
 """Before self-training, and again in it; rows without self-training take both at once."""
 
 BEST = "best"
@@ -185,6 +187,19 @@ def settings_of(name: str) -> dict[str, Any]:
     return dict(ROWS[name]) if name == BEST else {**COMMON, **ROWS[name]}
 
 
+def lender_of(name: str, which: str, seed: int, out: Path) -> Path | None:
+    """A finished run of the same set and seed whose first stages are the same, or some of them."""
+
+    def first(row: str) -> dict[str, Any]:
+        prefixes = ("segment_", "render_", "translate_")
+        return {key: v for key, v in settings_of(row).items() if key.startswith(prefixes)}
+
+    runs = {row: out / "runs" / label_of(row, which, seed) for row in ROWS if row != name}
+    finished = [row for row, run in runs.items() if (run / "metrics.json").exists()]
+    alike = sorted(finished, key=lambda row: (first(row) != first(name), row == BEST))
+    return runs[alike[0]] if alike else None
+
+
 def run_unit(name: str, which: str, seed: int, out: Path, threads: int) -> None:
     """Run the command of one unit, or go on with it, and keep its table."""
     label = label_of(name, which, seed)
@@ -199,11 +214,12 @@ def run_unit(name: str, which: str, seed: int, out: Path, threads: int) -> None:
     config = out / "settings" / f"{label}.yaml"
     config.parent.mkdir(parents=True, exist_ok=True)
     config.write_text(yaml.safe_dump(settings))
-    measured = commit()
+    measured, lender = commit(), lender_of(name, which, seed, out)
     folders = {name: out / "data" / f"{which}-{name}" for name in ("target", "test")}
     call(run, ["--source", str(out / "data" / "source"), "--config", str(config),
                *(f"--{name}={path}" for name, path in folders.items()), f"--seed={seed}",
-               *([f"--threads={threads}"] if threads else [])])  # fmt: skip
+               *([f"--threads={threads}"] if threads else []),
+               *(["--reuse", str(lender)] if lender else [])])  # fmt: skip
     summary = json.loads((run / "metrics.json").read_text())
     record = {
         "set": which,
