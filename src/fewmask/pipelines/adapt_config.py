@@ -151,7 +151,7 @@ class AdaptConfig(TeacherSettings):
     adapt_steps: int = Field(400, ge=1)
     """Optimiser steps of each round, or of the teacher's."""
     adapt_learning_rate: float = Field(5e-4, gt=0)
-    """Highest rate of the schedule. Higher ones have lost whole classes."""
+    """Highest rate of the schedule. With a teacher, 1e-3 has lost whole classes."""
     adapt_loss: Literal["ce", "ce_dice", "focal", "combined"] = "ce"
     """Loss of the rounds. Published: cross-entropy, or combined (half focal, γ = 2)."""
     adapt_sizes: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0,), min_length=1)
