@@ -318,7 +318,7 @@ def aggregate(out: Path) -> None:
         "adapt_camvid",
         "python benchmarks/adapt_camvid.py --data CAMVID",
         rows,
-        machine="; ".join(sorted({unit["machine"] for unit in units})),
+        machine=machine(),
         data=f"CamVid: 305 day frames with masks, 62 dusk frames without, {tested} to test on",
     )
     write_table(
@@ -359,8 +359,10 @@ def _row(name: str, which: str, found: dict[str, Any]) -> dict[str, Any]:
         "name": f"{name}, {which}",
         "kind": "result" if name == BEST else "oracle" if "oracle" in name else "control",
         "settings": first_unit["settings"],
-        "commits": sorted({unit["commit"] for unit in seeds}),
-        "dates": sorted({unit["date"] for unit in seeds}),
+        **{
+            key: "; ".join(sorted({unit[key] for unit in seeds}))
+            for key in ("commit", "date", "machine")
+        },
         "seeds": sorted(by_seed),
         "n": first_unit["n"],
         "label_cost": {"source_masks": 305, "target_masks": first["masks_used"]},

@@ -85,20 +85,24 @@ def label_images(
                 found = found / found.sum(1, keepdims=True).clip(min=1e-12)
             yield from found
 
-    thresholds, pixels = np.zeros(num_classes), np.zeros(num_classes, np.int64)
+    counts = np.zeros(num_classes, np.int64)
+
+    def counted() -> Iterator[np.ndarray]:
+        for image in probs():
+            counts[:] += np.bincount(image.argmax(0).ravel(), minlength=num_classes)
+            yield image
+
+    thresholds = np.zeros(num_classes)
     if how.keep < 1:  # a second pass is cheaper than keeping all probabilities
-        thresholds = class_thresholds(probs(), num_classes, how.keep)
-    if not how.walk:
-        return np.stack([confident_mask(image, thresholds) for image in probs()])
-    labels, best = [], []
-    for row, image in zip(rows, probs(), strict=True):
-        best.append(image.argmax(0).astype(np.uint8))
-        pixels += np.bincount(best[-1].ravel(), minlength=num_classes)
-        labels.append(walk_classes(images[row], confident_mask(image, thresholds)))
-    rare = pixels < RARE * pixels.sum()
-    for label, raw in zip(labels, best, strict=True):
-        label[rare[raw] & (label != raw)] = IGNORE_INDEX
-    return np.stack(labels)
+        thresholds = class_thresholds(counted(), num_classes, how.keep)
+    rare = counts < RARE * counts.sum()
+    labels = np.empty((len(rows), *images.shape[1:3]), np.uint8)
+    for i, image in enumerate(probs()):
+        labels[i] = confident_mask(image, thresholds)
+        if how.walk:
+            best, reached = image.argmax(0), walk_classes(images[rows[i]], labels[i])
+            labels[i] = np.where(rare[best] & (reached != best), IGNORE_INDEX, reached)
+    return labels
 
 
 def _probs_at_sizes(network: nn.Module, image: Tensor, how: Labelling) -> Tensor:
