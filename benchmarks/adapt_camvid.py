@@ -41,6 +41,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
+from fewmask.pipelines.adapt_config import PRESETS
 from recording import HERE, commit, machine, write_results, write_table
 
 SEEDS = (0, 1, 2)
@@ -182,20 +183,32 @@ def label_of(name: str, which: str, seed: int) -> str:
     return f"{which}-{words}-seed{seed}"
 
 
+def is_current(unit: Path) -> bool:
+    """Whether a unit was measured with the settings that its row has now."""
+    record = json.loads(unit.read_text())
+    return record["row"] in ROWS and record["settings"] == settings_of(record["row"])
+
+
 def settings_of(name: str) -> dict[str, Any]:
-    """What is given to preset best for a row, but for the file of UNIT's weights."""
-    return dict(ROWS[name]) if name == BEST else {**COMMON, **ROWS[name]}
+    """What a row changes of preset best, but for the file of UNIT's weights; of best, the preset."""
+    changes = PRESETS[BEST] if name == BEST else {**COMMON, **ROWS[name]}
+    return dict(json.loads(json.dumps(changes)))
 
 
 def lender_of(name: str, which: str, seed: int, out: Path) -> Path | None:
-    """A finished run of the same set and seed whose first stages are the same, or some of them."""
+    """A run of the same set, seed and commit whose first stages are the same, or some of them."""
 
     def first(row: str) -> dict[str, Any]:
         prefixes = ("segment_", "render_", "translate_")
         return {key: v for key, v in settings_of(row).items() if key.startswith(prefixes)}
 
     runs = {row: out / "runs" / label_of(row, which, seed) for row in ROWS if row != name}
-    finished = [row for row, run in runs.items() if (run / "metrics.json").exists()]
+    units = {row: out / "units" / f"{run.name}.json" for row, run in runs.items()}
+    finished = [
+        row
+        for row, unit in units.items()
+        if unit.exists() and json.loads(unit.read_text())["commit"] == commit()
+    ]
     alike = sorted(finished, key=lambda row: (first(row) != first(name), row == BEST))
     return runs[alike[0]] if alike else None
 
@@ -299,9 +312,9 @@ def lines_of(unit: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
 def aggregate(out: Path) -> None:
     """Means and deviations over the finished units, to the results file and the table."""
     KEPT.mkdir(parents=True, exist_ok=True)
-    for path in (out / "units").glob("*.json"):
+    for path in filter(is_current, (out / "units").glob("*.json")):
         shutil.copy(path, KEPT)
-    units = [json.loads(path.read_text()) for path in sorted(KEPT.glob("*.json"))]
+    units = [json.loads(p.read_text()) for p in sorted(KEPT.glob("*.json")) if is_current(p)]
     if not units:
         raise SystemExit(f"no finished unit in {out / 'units'}")
     rows = []
@@ -412,7 +425,8 @@ def main() -> None:
         for seed in given.seed:
             for which in given.set:
                 for row in given.row or sorted(ROWS, key=lambda row: row != BEST):
-                    if given.row or not (KEPT / f"{label_of(row, which, seed)}.json").exists():
+                    kept = KEPT / f"{label_of(row, which, seed)}.json"
+                    if given.row or not (kept.exists() and is_current(kept)):
                         run_unit(row, which, seed, given.out, given.threads)
     aggregate(given.out)
 

@@ -149,14 +149,19 @@ class TestWalkClasses:
         image[:, 10:] = high
         return image
 
-    def test_each_pixel_gets_the_class_that_shares_its_colour(self):
-        """Seeds 3 and 7 in the corners of two halves that differ by four grey levels."""
+    @pytest.mark.parametrize(("low", "high"), [(10, 12), (50, 90), (0, 255)])
+    def test_each_pixel_gets_the_class_that_shares_its_colour_however_faint_it_is(self, low, high):
+        """3 has one pixel in the corner of its half, 7 a whole edge of its own: it stays there."""
         seeds = np.full((12, 20), 255, np.uint8)
-        seeds[:2, :2], seeds[-2:, -2:] = 3, 7
-        found = walk_classes(self.halves(), seeds)
+        seeds[0, 0], seeds[:, 10:12] = 3, 7
+        found = walk_classes(self.halves(low, high), seeds)
         assert (found[:, :10] == 3).all()
         assert (found[:, 10:] == 7).all()
-        assert np.array_equal(found, walk_classes(self.halves(50, 70), seeds))
+
+    def test_an_image_of_one_colour_says_nothing(self):
+        seeds = np.full((12, 20), 255, np.uint8)
+        seeds[0], seeds[-1] = 1, 2
+        assert np.array_equal(walk_classes(self.halves(9, 9), seeds), seeds)
 
     def test_seeds_stay_and_are_not_changed_in_place(self):
         seeds = np.full((12, 20), 255, np.uint8)

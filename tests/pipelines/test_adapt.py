@@ -16,6 +16,8 @@ from fewmask.io.images import read_image, read_mask
 from fewmask.masks.confidence import place_prior
 from fewmask.pipelines import adapt, adapt_choice, adapt_labelled, running
 from fewmask.pipelines.adapt_config import PRESETS, AdaptConfig
+from fewmask.pipelines.adapt_labels import Labelling
+from fewmask.training import segmenting
 from fewmask.training.run_folder import RunFolder
 from fewmask.training.workspace import Workspace
 
@@ -225,6 +227,24 @@ def cheap(fewmask, street, tmp_path_factory):
     )  # fmt: skip
     assert result.code == 0, result.err
     return run
+
+
+def test_rounds_label_and_learn_by_the_settings(fewmask, street, tmp_path, monkeypatch):
+    """Labels at two sizes with a walk; Dice counts class 0, as nothing here is background."""
+    hows, losses = [], []
+    label, loss = adapt.label_images, segmenting.segmentation_loss
+    monkeypatch.setattr(adapt, "label_images", lambda *args: hows.append(args[-1]) or label(*args))
+    monkeypatch.setattr(
+        segmenting, "segmentation_loss", lambda *args: losses.append(args) or loss(*args)
+    )
+    result = fewmask(
+        "adapt", *flags_of(street), "-o", tmp_path / "run", *TINY, "--adapt-method=rounds",
+        "--adapt-sizes", "1", "1.5", "--adapt-walk", "--adapt-keep=0.6", "--adapt-loss=ce_dice",
+        "--segment-loss=ce", "--predict-views=single", "--no-controls-source-only",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    assert hows == [Labelling(keep=0.6, views="single", sizes=(1.0, 1.5), walk=True)]
+    assert losses == [("ce", False), ("ce_dice", False)]
 
 
 def test_rounds_go_on_from_the_checkpoint_before_with_the_chosen_images(cheap):
@@ -442,6 +462,8 @@ def test_the_same_verb_from_python(street, tmp_path, monkeypatch):
         (("--stages", "choose"), "STAGE-IDLE"),
         (("--stages", "translate"), "STAGE-IDLE"),
         (("--segment-ema-decay=0",), "SETTING-VALUE"),
+        (("--adapt-method=rounds", "--adapt-walk", "--adapt-keep=1"), "SETTING-VALUE"),
+        (("--adapt-sizes", "1", "1000"), "SETTING-VALUE"),
         (("--translate-weights=unit.safetensors",), "SETTING-VALUE"),
         (("--render-methods", "unit", "--render-copies=2", *UNIT[3:]), "SETTING-VALUE"),
         ((*UNIT, "--translate-weights=nowhere.safetensors"), "UNIT-WEIGHTS"),
@@ -499,3 +521,16 @@ def test_target_images_are_no_test_part(fewmask, finished, street):
     result = fewmask("evaluate", finished[0], street / "masked_night")
     assert result.code == 10
     assert "evaluate on other images" in result.err
+
+
+def test_controls_of_a_run_of_other_stages_are_not_taken_over(fewmask, street, tmp_path):
+    """Alone they have trained nothing, or as many steps as there were without self-training."""
+    lender = tmp_path / "lender"
+    result = fewmask("adapt", *flags_of(street), "-o", lender, *TINY, "--stages", "controls")
+    assert result.code == 0, result.err
+    result = fewmask("adapt", *flags_of(street), "-o", tmp_path / "run", *TINY, "--reuse", lender)
+    assert result.code == 0, result.err
+    assert "2-split: copied" in result.err
+    assert "8-controls: made here, not copied" in result.err
+    rows = json.loads((tmp_path / "run" / "metrics.json").read_text())["rows"]
+    assert "source only" in {row["name"] for row in rows}

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
+import yaml
 
 LATER = "--segment-learning-rate=0.01"
 """Of the segmenter's training, which many stages come before."""
@@ -61,6 +63,56 @@ def test_a_later_setting_changes_what_comes_later_as_if_nothing_had_been_copied(
     assert sorted(map(str, curves(run))) == sorted(map(str, curves(other)))
 
 
+def test_folds_of_another_cut_are_not_taken_over(fewmask, small_data, tmp_path):
+    flags = ("--preset=smoke", "--threads=1", "--image-size=32", "--segment-epochs=1")
+    for folds, name in ((2, "two"), (3, "three")):
+        more = ("--reuse", tmp_path / "two") if folds == 3 else ()
+        result = fewmask("train", small_data, "-o", tmp_path / name, *flags, f"--folds={folds}",
+                         *more)  # fmt: skip
+        assert result.code == 0, result.err
+    assert "1-prepare: copied" in result.err  # the same for every cut
+    assert "fold-0/2-split: made here, not copied" in result.err
+    assert result.err.count(": copied") == 1
+    parts = [
+        [line.split(",") for line in path.read_text().splitlines()[1:]]
+        for path in sorted((tmp_path / "three").glob("fold-*/2-split/split.csv"))
+    ]
+    tested = [name for lines in parts for name, *rest in lines if "test" in rest]
+    assert len(tested) == len(set(tested)) == len(parts[0])
+
+
+def test_a_copy_that_was_cut_short_is_made_anew(reusing, fewmask, tiny_run, tree, monkeypatch):
+    """Killed after some of the curves were written, and some of the files."""
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        result, run = reusing()
+    assert result.code == 75
+    assert not (run / "1-prepare").exists()
+    half = run / ".tmp-1-prepare" / "images.npy"
+    half.write_bytes(half.read_bytes()[:100])
+    lines = [line for line in curves(tiny_run.path) if line["stage"] == "5-classify"]
+    (run / "metrics.jsonl").write_text(json.dumps(lines[0]) + "\n" + json.dumps(lines[-1])[:9])
+    result = fewmask("resume", run)
+    assert result.code == 0, result.err
+    assert not list(run.glob(".tmp-*"))
+    assert tree(run / "weights") == tree(tiny_run.path / "weights")
+    assert sorted(map(str, curves(run))) == sorted(map(str, curves(tiny_run.path)))
+
+
+@pytest.mark.parametrize("versions", ["abc", [1, 2], None])
+def test_a_record_without_a_version_is_refused(reusing, tiny_run, tmp_path, versions):
+    lender = shutil.copytree(tiny_run.path, tmp_path / "lender")
+    record = yaml.safe_load((lender / "run.yaml").read_text())
+    (lender / "run.yaml").write_text(yaml.safe_dump({**record, "versions": versions}))
+    result, run = reusing(lender=lender)
+    assert (result.code, run.exists()) == (2, False)
+    assert "by fewmask ?" in result.err
+
+
 def test_a_damaged_or_unfinished_stage_is_made_anew(reusing, tiny_run, tmp_path, tree):
     lender = shutil.copytree(tiny_run.path, tmp_path / "lender")
     (lender / "5-classify" / "DONE.json").unlink()
@@ -100,5 +152,6 @@ def test_a_lender_that_has_gone_when_the_run_is_resumed_is_passed_over(
     shutil.rmtree(lender)
     shutil.rmtree(run / "5-classify")
     result = fewmask("resume", run)
+    assert "5-classify: made here, there is no run at" in result.err
     assert result.code == 0, result.err
     assert tree(run / "weights") == weights

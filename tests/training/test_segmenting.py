@@ -7,7 +7,7 @@ from fewmask import torchvision_compat
 from fewmask.config import Settings
 from fewmask.errors import UsageError
 from fewmask.models.classifier import timm_classifier
-from fewmask.training.segmenting import new_segmenter, start_from_tags
+from fewmask.training.segmenting import new_segmenter, segmentation_loss, start_from_tags
 
 torchvision_compat.ensure()
 
@@ -70,3 +70,12 @@ def test_decoder_width_is_passed_over_where_there_is_none(architecture):
     config = Settings(segment_architecture=architecture, encoder_weights="none")
     assert config.segment_decoder_width
     new_segmenter(config, 2)
+
+
+def test_dice_leaves_class_0_out_only_where_it_is_the_background():
+    logits = torch.zeros(1, 2, 1, 4)
+    logits[0, 0] = 3.0
+    target = torch.tensor([[[0, 0, 0, 1]]])
+    counted = segmentation_loss("ce_dice", has_background=False)(logits, target)
+    left_out = segmentation_loss("ce_dice", has_background=True)(logits, target)
+    assert counted < left_out  # class 0 is right, class 1 missed

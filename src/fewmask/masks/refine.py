@@ -141,7 +141,8 @@ def walk_classes(
         beta: Edge penalty; larger keeps walks within a colour.
 
     Returns:
-        (H, W) uint8 ids; 255 only where the walk reaches no seed, or there is none.
+        (H, W) uint8 ids; 255 only where the walk reaches no seed, or there is none. An image of one
+        colour says nothing: its ``seeds`` as they are.
 
     Source: Grady 2006, "Random walks for image segmentation".
     """
@@ -149,12 +150,14 @@ def walk_classes(
     if len(ids) < 2 or (seeds != IGNORE_INDEX).all():
         return np.where(seeds == IGNORE_INDEX, ids[0], seeds) if len(ids) == 1 else seeds.copy()
     rgb = unit_rgb(image)
+    if rgb.std() == 0:
+        return seeds.copy()
     labels = np.searchsorted(ids, seeds) + 1  # 1 … n, as the library has them
     labels[seeds == IGNORE_INDEX] = 0
     with warnings.catch_warnings():  # of probabilities a rounding error beyond [0, 1]
         warnings.filterwarnings("ignore", "The probability range is outside")
         found = random_walker(
-            rgb / max(float(rgb.std()), 1e-3), labels, beta=beta, mode="cg_j", tol=1e-3,
+            rgb / rgb.std(), labels, beta=beta, mode="cg_j", tol=1e-3,
             channel_axis=-1,
         )  # fmt: skip
     return np.where(found > 0, ids[np.maximum(found, 1) - 1], IGNORE_INDEX).astype(np.uint8)

@@ -1,7 +1,8 @@
 """Labelled source domain and unlabelled target domain to a segmenter for the target: day to night.
 
 Sources: "Semantic segmentation at night" by UNIT, Panoptic FPN and self-training, tested on
-Nighttime Driving. Ours: DACS and DAFormer, see ``adapt_teaching``.
+Nighttime Driving. Ours: labels by class-balanced self-training and a random walk, see
+``adapt_labels``; a mean teacher with ClassMix, see ``adapt_teaching``.
 
 ==========  ===========================================  ============================  ============
 stage       reads                                        writes                        published in
@@ -149,9 +150,12 @@ def adapt(work: Workspace, stage: Stage) -> None:
         else:
             name = f"round {number}"
             how = Labelling(
-                config.adapt_keep, config.predict_views, config.adapt_sizes, config.adapt_walk,
-                prior,
-            )  # fmt: skip
+                keep=config.adapt_keep,
+                views=config.predict_views,
+                sizes=config.adapt_sizes,
+                walk=config.adapt_walk,
+                prior=prior,
+            )
             labels = label_images(choice.network, work.images, rows, work.num_classes, how)
             even, share = np.ones(len(rows)), config.adapt_target_share
             more = data.joined(work.images[rows], [labels], share, even)
@@ -245,7 +249,7 @@ STAGES = (
     StageSpec(
         "controls",
         controls,
-        reads=("split",),
+        reads=("split", "render", "adapt"),
         settings=("segment", "render", "adapt", "predict"),
         masks=True,
     ),

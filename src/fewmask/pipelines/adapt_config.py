@@ -154,7 +154,7 @@ class AdaptConfig(TeacherSettings):
     """Highest rate of the schedule. With a teacher, 1e-3 has lost whole classes."""
     adapt_loss: Literal["ce", "ce_dice", "focal", "combined"] = "ce"
     """Loss of the rounds. Published: cross-entropy, or combined (half focal, γ = 2)."""
-    adapt_sizes: tuple[Annotated[float, Field(gt=0)], ...] = Field((1.0,), min_length=1)
+    adapt_sizes: tuple[Annotated[float, Field(gt=0, le=4)], ...] = Field((1.0,), min_length=1)
     """Rounds: scales of the target images at which they are labelled, averaged. Published: 1."""
     adapt_walk: bool = False
     """Rounds: pixels beyond `adapt_keep` get the label that a random walk over similar pixels
@@ -192,8 +192,8 @@ class AdaptConfig(TeacherSettings):
         """Settings that could only fail later or do nothing."""
         if self.adapt_method == "teacher" and not self.segment_ema_decay:
             raise ValueError("adapt_method teacher is a moving average: segment_ema_decay above 0")
-        if self.adapt_walk and self.adapt_keep == 1:
-            raise ValueError("adapt_walk has nothing to label where adapt_keep is 1: 0.85, say")
+        if self.adapt_walk and self.adapt_keep == 1 and self.adapt_method == "rounds":
+            raise ValueError("adapt_walk has nothing to do where adapt_keep is 1: set it to false")
         if set(self.render_methods) == {"unit"} and self.render_copies > 1:
             raise ValueError("render_copies: UNIT makes the same copy each time, so 1")
         if self.translate_weights != "none" and "unit" not in self.render_methods:

@@ -27,7 +27,7 @@ from fewmask.training.inference import predict_probs
 from fewmask.training.signals import stop_if_asked
 
 BATCH = 8
-"""Images at once."""
+"""Images at once, where nothing is trained."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,7 @@ def label_images(
     """
 
     def probs() -> Iterator[np.ndarray]:
-        for first in range(0, len(rows), BATCH):
-            chunk = list(rows[first : first + BATCH])
+        for chunk in chunks(rows):
             stop_if_asked()
             found = _probs_at_sizes(network, to_unit(images[chunk]), how).numpy()
             if how.prior is not None:
@@ -103,6 +102,11 @@ def label_images(
             best, reached = image.argmax(0), walk_classes(images[rows[i]], labels[i])
             labels[i] = np.where(rare[best] & (reached != best), IGNORE_INDEX, reached)
     return labels
+
+
+def chunks(rows: Sequence[int]) -> list[list[int]]:
+    """The rows in their order, ``BATCH`` at a time."""
+    return [list(rows[i : i + BATCH]) for i in range(0, len(rows), BATCH)]
 
 
 def _probs_at_sizes(network: nn.Module, image: Tensor, how: Labelling) -> Tensor:

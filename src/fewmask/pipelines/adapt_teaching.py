@@ -25,13 +25,12 @@ from fewmask.data.transforms import Augmentation, to_unit
 from fewmask.losses.segmentation import cross_entropy
 from fewmask.masks.confidence import class_thresholds, confident_mask
 from fewmask.pipelines.adapt_config import TeacherSettings
+from fewmask.pipelines.adapt_labels import BATCH, chunks
 from fewmask.randomness import generator
 from fewmask.training.fit import Teach
 from fewmask.training.signals import stop_if_asked
 from fewmask.training.workspace import Workspace
 
-BATCH = 8
-"""Images at once, where nothing is trained."""
 COLOUR = 0.4
 """Strength of the changes of colour under which the student has to agree with its teacher."""
 
@@ -243,7 +242,7 @@ def information(network: nn.Module, images: np.ndarray, rows: Sequence[int]) -> 
     """
     device = next(network.parameters()).device
     total, entropy, pixels = torch.zeros(()), 0.0, 0
-    for chunk in _chunks(rows):
+    for chunk in chunks(rows):
         stop_if_asked()
         with torch.no_grad():
             logits = network(_for_network(to_unit(images[chunk]).to(device))).cpu().double()
@@ -254,10 +253,6 @@ def information(network: nn.Module, images: np.ndarray, rows: Sequence[int]) -> 
         pixels += log_p[:, 0].numel()
     mean = total / pixels
     return float(-torch.special.xlogy(mean, mean).sum() - entropy / pixels)
-
-
-def _chunks(rows: Sequence[int]) -> list[list[int]]:
-    return [list(rows[i : i + BATCH]) for i in range(0, len(rows), BATCH)]
 
 
 def _for_network(image: Tensor) -> Tensor:

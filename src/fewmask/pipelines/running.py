@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from fewmask import __version__
 from fewmask.config import Settings, resolve
 from fewmask.data.folder import DataFolder
 from fewmask.data.splits import Split
@@ -20,6 +19,7 @@ from fewmask.pipelines.finishing import finish
 from fewmask.report.tensorboard import require_tensorboard, write_events
 from fewmask.training.arithmetic import arithmetic
 from fewmask.training.device import choose_device
+from fewmask.training.reuse import refuse_strange
 from fewmask.training.run_folder import RunFolder, Stage
 from fewmask.training.run_places import refuse_inside
 from fewmask.training.signals import stop_on_signals
@@ -106,24 +106,6 @@ def checked(pipeline: str, root: Path, out: Path, config: Settings) -> Checked:
     )
     settings_by_content(config)  # refuses a file that is not there
     return Checked(module, config, data, device, stages, folds, parts[0])
-
-
-def refuse_strange(reuse: Path, pipeline: str) -> None:
-    """Refuse to take stages over from what is no run of this pipeline and version.
-
-    Raises:
-        UsageError: names what it is.
-    """
-    record = RunFolder.open(reuse).record
-    version = dict(record.get("versions") or {}).get("fewmask")
-    if (record["pipeline"], version) != (pipeline, __version__):
-        raise UsageError.of(
-            "REUSE",
-            where=f"--reuse {reuse}",
-            found=f"a run of {record['pipeline']} by fewmask {version}",
-            expected=f"one of {pipeline} by fewmask {__version__}, this one",
-            fix="leave out --reuse",
-        )
 
 
 def plan(pipeline: str, root: Path, out: Path, config: Settings) -> dict[str, Any]:

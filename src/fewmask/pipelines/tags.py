@@ -203,7 +203,7 @@ STAGES = (
     StageSpec(
         "evaluate",
         evaluate,
-        reads=("split", "evidence", "segment", "controls"),
+        reads=("split", "evidence", "pseudo_masks", "segment", "controls"),
         settings=("predict", "threshold", "cam", "difference", "pseudo"),
         masks=True,
     ),

@@ -32,9 +32,11 @@ def append(run: Path, stage: str, records: Sequence[dict[str, Any]]) -> None:
 def read(run: Path) -> Iterator[dict[str, Any]]:
     """All lines of a run's folder; none if there is no file."""
     path = run / FILE
-    for text in path.read_text().splitlines() if path.is_file() else ():
+    for text in path.read_text(errors="replace").splitlines() if path.is_file() else ():
         with suppress(ValueError):
-            yield json.loads(text)
+            line = json.loads(text)
+            if isinstance(line, dict) and "stage" in line:
+                yield line
 
 
 def of_stage(run: Path, stage: str) -> list[dict[str, Any]]:

@@ -42,6 +42,7 @@ from fewmask.training.checkpoint import (
 )
 
 DONE = "DONE.json"
+KEY = "KEY"
 SECONDS = "seconds.json"
 PACKAGES = ("torch", "torchvision", "timm", "segmentation-models-pytorch", "numpy")
 
@@ -290,7 +291,7 @@ class Stage:
 
     def discard_if_stale(self) -> None:
         """Make the folder; remove what an earlier run of the stage with other inputs left."""
-        marker = self.path / "KEY"
+        marker = self.path / KEY
         try:
             before = marker.read_text() if marker.is_file() else None
             flaw, finished = self.flaw(), (self.path / DONE).exists()
@@ -332,7 +333,7 @@ class Stage:
         remove_temporaries(self.path)
         files = {}
         for path in sorted(self.path.rglob("*")):
-            if path.is_file() and path.name not in {DONE, "KEY"}:
+            if path.is_file() and path.name not in {DONE, KEY}:
                 sync(path)
                 files[path.relative_to(self.path).as_posix()] = sha256_file(path)
         record = {"key": self.key, "files": files, **facts}

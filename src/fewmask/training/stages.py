@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,9 +13,10 @@ from typing import Any, NamedTuple
 from fewmask import __version__
 from fewmask.config import Settings
 from fewmask.errors import CheckpointError, ResourceError, UsageError
-from fewmask.training.checkpoint import disk_error, sha256_file
+from fewmask.training.checkpoint import sha256_file
 from fewmask.training.device import peak_gigabytes
-from fewmask.training.run_folder import RunFolder, Stage
+from fewmask.training.reuse import take_over
+from fewmask.training.run_folder import Stage
 from fewmask.training.signals import stop_if_asked
 from fewmask.training.workspace import Workspace
 
@@ -95,7 +95,10 @@ def run_stages(work: Workspace, specs: Sequence[StageSpec], selected: Sequence[s
         inputs = made_from[spec.name]
         path = work.run.stage_path(number, spec.name, spec.folder(work))
         if reuse and not spec.outside and not path.exists():
-            copy_finished(reuse, Stage(work.run, path, spec.name, inputs.key))
+            stop_if_asked()
+            new = Stage(work.run, path, spec.name, inputs.key)
+            if take_over(reuse, new):
+                work.after_stage(new)
         stage = work.run.stage(number, spec.name, inputs.key, folder=spec.folder(work))
         work.stages[spec.name] = stage
         if stage.done:
@@ -114,33 +117,6 @@ def run_stages(work: Workspace, specs: Sequence[StageSpec], selected: Sequence[s
         stage.finish(seconds=round(seconds, 1), peak_gb_so_far=peak, made_from=inputs.facts)
         work.run.log(f"{stage.label}: {seconds:.0f} s")
         work.after_stage(stage)
-
-
-def copy_finished(reuse: Path, stage: Stage) -> None:
-    """Copy the files and records of a stage from another run, if it was made from the same there.
-
-    Args:
-        reuse: The other run, finished or not; one that has gone by now is passed over.
-        stage: Of this run; nothing is there yet.
-    """
-    place = reuse / stage.label
-    if not place.is_dir():
-        return
-    other = RunFolder.open(reuse)
-    lender = Stage(other, place, stage.name, stage.key)
-    if not lender.done:
-        return
-    copying = stage.path.with_name(f".tmp-{stage.path.name}")
-    shutil.rmtree(copying, ignore_errors=True)
-    try:
-        copying.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copytree(place, copying)
-        if not stage.metrics():  # there already if it was killed here
-            stage.record_metrics(lender.metrics())
-        copying.rename(stage.path)
-    except OSError as error:
-        raise disk_error(stage.path, error) from error
-    stage.run.log(f"{stage.label}: copied from {reuse}")
 
 
 class StageInputs(NamedTuple):
@@ -193,7 +169,7 @@ def inputs_of_stages(
                 "inputs": {name: found[name].key for name in spec.reads if name in found},
                 "data": None if images is None else digest(images),
                 "masks": None if masks is None else digest(masks),
-                "fold": None if spec.shared else work.fold,
+                "fold": None if spec.shared else [work.fold, work.config.folds],
             }
         )
         read = {n: f"file {v[:12]}" if n in files else v for n, v in (general | own).items()}
