@@ -190,7 +190,7 @@ def is_current(unit: Path) -> bool:
 
 
 def settings_of(name: str) -> dict[str, Any]:
-    """What a row changes of preset best, but for the file of UNIT's weights; of best, the preset."""
+    """What a row changes of preset best, but for UNIT's file of weights; of best, the preset."""
     changes = PRESETS[BEST] if name == BEST else {**COMMON, **ROWS[name]}
     return dict(json.loads(json.dumps(changes)))
 
