@@ -94,7 +94,7 @@ COMBINED = {"adapt_loss": "combined"}
 TWO = {"adapt_rounds": 2, "adapt_steps": STEPS // 2}
 CHEAP = ["histogram", "lab", "fourier", "gamma"]
 OURS: dict[str, Any] = {
-    "render_methods": CHEAP, "render_copies": 4, "segment_rare_classes": True,
+    "render_methods": ["gamma", "histogram"], "render_copies": 4, "segment_rare_classes": True,
     "adapt_method": "rounds", "adapt_loss": "ce_dice", "adapt_target_share": 0.4,
     "adapt_keep": 0.85, "adapt_sizes": [1.0, 1.25, 1.5], "adapt_walk": True,
 }  # fmt: skip

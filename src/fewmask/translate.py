@@ -7,7 +7,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 
-from fewmask.data.appearance import TRANSLATIONS, with_noise_of
+from fewmask.data.appearance import TRANSLATIONS, in_light_of
 from fewmask.data.files import images_below
 from fewmask.data.transforms import resize_image
 from fewmask.errors import DataError, Problem, UsageError
@@ -135,7 +135,8 @@ def _translator(work: Workspace, method: str, to: Literal["target", "source"]) -
     def cheaply(image: np.ndarray, name: str) -> np.ndarray:
         rng = generator(work.config.seed, "translate", name)
         reference = np.asarray(work.images[rng.choice(rows)])
-        made = TRANSLATIONS[method](image, reference, rng)
-        return with_noise_of(made, reference, rng) if work.config.render_noise else made
+        if work.config.render_noise:
+            return in_light_of(method, image, reference, rng)
+        return TRANSLATIONS[method](image, reference, rng)
 
     return cheaply

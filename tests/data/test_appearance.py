@@ -12,9 +12,11 @@ from fewmask.data.appearance import (
     fourier_amplitude,
     gamma_noise,
     histogram_match,
+    in_light_of,
     lab_statistics,
     noise_level,
     with_noise_of,
+    without_noise,
 )
 
 
@@ -160,3 +162,53 @@ class TestNoise:
         rng = np.random.default_rng(3)
         noisy = np.clip(90 + rng.normal(0, 5, (64, 64, 3)), 0, 255).astype(np.uint8)
         assert np.array_equal(with_noise_of(noisy, np.full((8, 8, 3), 7, np.uint8), draw()), noisy)
+
+
+class TestNight:
+    """A day scene as a faint noisy camera sees it; noise below 0 is cut off."""
+
+    def dark(self, day, seed=0):
+        noise = np.random.default_rng(seed).normal(0, 5, day.shape)
+        return np.clip(np.rint(day * 0.06 + noise), 0, 255).astype(np.uint8)
+
+    def blocks(self):
+        levels = np.random.default_rng(1).integers(0, 200, (12, 16, 3))
+        return np.kron(levels, np.ones((16, 16, 1))).astype(np.uint8)
+
+    def test_noise_is_measured_where_it_is_not_cut_off(self):
+        day = self.blocks()
+        day[:48] = 255  # a sky; the rest lies within 12 levels
+        assert noise_level(self.dark(day)) == pytest.approx(5, rel=0.1)
+
+    def test_a_signal_below_its_noise_is_found_on_average(self):
+        day = np.full((128, 128, 3), 40, np.uint8)  # 2.4 after darkening
+        day[:64] = 255
+        night = self.dark(day)
+        assert night[64:].mean() > 3.2  # half of the noise is cut off
+        found = without_noise(night)
+        assert found[72:].mean() == pytest.approx(2.4, abs=0.3)
+        assert found[:56].mean() == pytest.approx(15.3, abs=0.3)
+        assert found[72:].std() < night[72:].std() / 2
+
+    def test_an_image_without_noise_stays_as_it_is(self):
+        assert np.array_equal(without_noise(self.blocks()), self.blocks())
+
+    @pytest.mark.parametrize(
+        ("name", "within"), [("lab", 0.1), ("gamma", 0.1), ("histogram", 0.15)]
+    )
+    def test_the_signal_is_as_faint_as_the_target_s_and_the_noise_as_strong(self, name, within):
+        """The night is another scene. Taking its noise for light, Lab makes a signal half as strong
+        again, gamma a quarter."""
+        day, other = self.blocks(), np.roll(self.blocks()[:, ::-1], 32, 0)
+        day[:48] = other[:48] = 255
+        night = self.dark(other)
+
+        def strength(made):
+            return np.polyfit(day[56:].ravel().astype(float), made[56:].ravel(), 1)[0]
+
+        wanted = strength(self.dark(day, seed=7))
+        made = in_light_of(name, day, night, draw())
+        assert strength(made) == pytest.approx(wanted, rel=within)
+        assert noise_level(made) == pytest.approx(5, rel=0.1)
+        if name != "histogram":
+            assert strength(TRANSLATIONS[name](day, night, draw())) > 1.2 * wanted

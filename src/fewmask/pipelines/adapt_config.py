@@ -128,7 +128,8 @@ class AdaptConfig(TeacherSettings):
     render_copies: int = Field(1, ge=1)
     """Translated copies of each labelled image."""
     render_noise: bool = True
-    """Add to cheap translations the noise of the target image that they lack."""
+    """Cheap translations: noise of the target image is no light that they take, but noise that is
+    added where it lacks."""
     render_share: float = Field(0.5, ge=0, le=1)
     """Share of translated images among the labelled ones of a batch, on average."""
 
@@ -234,7 +235,7 @@ class AdaptConfig(TeacherSettings):
 
 
 OURS: dict[str, Any] = {
-    "render_methods": ("histogram", "lab", "fourier", "gamma"),
+    "render_methods": ("gamma", "histogram"),
     "render_copies": 4,
     "segment_rare_classes": True,
     "segment_decoder_width": 32,

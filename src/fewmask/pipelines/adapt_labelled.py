@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from fewmask.data.appearance import TRANSLATIONS, Translate, with_noise_of
+from fewmask.data.appearance import TRANSLATIONS, Translate, in_light_of
 from fewmask.data.loading import Sparse
 from fewmask.data.mixing import rare_image_shares
+from fewmask.data.transforms import resize_image
+from fewmask.io.images import read_image
 from fewmask.pipelines.adapt_config import AdaptConfig
 from fewmask.pipelines.adapt_data import domain_rows
 from fewmask.pipelines.adapt_rows import masked_rows
@@ -29,13 +32,35 @@ def translators(work: Workspace) -> dict[str, Translate]:
     """The translations that the settings ask for, UNIT and the cheap ones behind one signature.
 
     Each takes a source image, a target image and a generator, and gives the source image in the
-    target's light; UNIT has learned that light and looks at neither of the two others.
+    target's light; UNIT has learned that light and looks at neither of the two others. Images may
+    have any size; UNIT works at the working size.
     """
-    found = {name: TRANSLATIONS[name] for name in work.config.render_methods if name != "unit"}
+    found = {
+        name: partial(in_light_of, name) if work.config.render_noise else TRANSLATIONS[name]
+        for name in work.config.render_methods
+        if name != "unit"
+    }
     if "unit" in work.config.render_methods:
         unit = load_unit(work)
-        found["unit"] = lambda image, _reference, _rng: translate_image(unit, image, "b")
+        size = work.config.working_size
+        found["unit"] = lambda image, _reference, _rng: translate_image(
+            unit, resize_image(image, *size), "b"
+        )
     return found
+
+
+LARGEST = 2
+"""Images are translated at their own size, or at so many times the working size: noise is made
+before they are made small, as in a camera."""
+
+
+def _seen(work: Workspace, row: int) -> np.ndarray:
+    """An image as large as it is to be translated, (H, W, 3) uint8."""
+    image = read_image(work.data.samples[row].image_path)
+    height, width = (LARGEST * side for side in work.config.working_size)
+    if image.shape[0] <= height and image.shape[1] <= width:
+        return image
+    return resize_image(image, height, width)
 
 
 def render(work: Workspace, stage: Stage) -> None:
@@ -57,11 +82,9 @@ def render(work: Workspace, stage: Stage) -> None:
         origins.append({"id": name, "method": method, "parents": ids})
     for i in loop:
         rng = generator(config.seed, stage.label, i)
-        image, reference = work.images[source[i % len(source)]], work.images[references[i]]
+        image, reference = _seen(work, source[i % len(source)]), _seen(work, references[i])
         made = by_name[origins[i]["method"]](image, reference, rng)
-        if config.render_noise and origins[i]["method"] != "unit":
-            made = with_noise_of(made, reference, rng)
-        rendered[i] = made
+        rendered[i] = resize_image(made, *config.working_size)
     rendered.flush()
     stage.write_json("rendered.json", origins)
 
