@@ -41,7 +41,7 @@ import numpy as np
 import yaml
 from PIL import Image
 
-from fewmask.pipelines.adapt_config import PRESETS
+from fewmask.pipelines.adapt_config import OURS, PRESETS
 from recording import HERE, commit, machine, write_results, write_table
 
 SEEDS = (0, 1, 2)
@@ -93,12 +93,6 @@ ROUNDS = {
 COMBINED = {"adapt_loss": "combined"}
 TWO = {"adapt_rounds": 2, "adapt_steps": STEPS // 2}
 CHEAP = ["histogram", "lab", "fourier", "gamma"]
-OURS: dict[str, Any] = {
-    "render_methods": ["gamma", "histogram"], "render_copies": 4, "segment_rare_classes": True,
-    "adapt_method": "rounds", "adapt_loss": "ce_dice", "adapt_target_share": 0.4,
-    "adapt_keep": 0.85, "adapt_sizes": [1.0, 1.25, 1.5], "adapt_walk": True,
-}  # fmt: skip
-"""Preset ``best``, shorter."""
 TEACHER = {
     "adapt_method": "teacher", "adapt_learning_rate": 5e-4, "adapt_sizes": [1.0],
     "adapt_walk": False, "adapt_keep": 0.7, "adapt_unsure_weight": 0.6,

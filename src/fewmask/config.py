@@ -72,8 +72,8 @@ class Settings(BaseModel):
     stages: tuple[str, ...] = ()
     """Run only these stages (and those that they cannot do without); empty = all of the preset."""
     reuse: Path | None = None
-    """Another run of this pipeline: its finished stages, but for `export`, are copied wherever they
-    would be made from the same images, masks and settings."""
+    """Another run of this pipeline: its finished stages, but for `export` and `generate`, are
+    copied wherever they would be made from the same images, masks and settings."""
     save_probs: bool = False
     """Also keep each image's class probabilities, RUN/probs/*.npy, float16 (K + 1, H, W)."""
     encoder: str = "tf_efficientnet_lite0"

@@ -15,7 +15,7 @@ from fewmask.data.appearance import (
     in_light_of,
     lab_statistics,
     noise_level,
-    with_noise_of,
+    with_noise,
     without_noise,
 )
 
@@ -154,14 +154,16 @@ class TestNoise:
         rng = np.random.default_rng(3)
         smooth = np.full((64, 64, 3), 40, np.uint8)
         noisy = np.clip(90 + rng.normal(0, 5, (64, 64, 3)), 0, 255).astype(np.uint8)
-        out = with_noise_of(smooth, noisy, draw())
+        out = with_noise(smooth, noise_level(noisy), draw())
         assert noise_level(out) == pytest.approx(5, rel=0.1)
         assert out.mean() == pytest.approx(40, abs=0.2)
 
     def test_an_image_that_is_noisier_stays_as_it_is(self):
         rng = np.random.default_rng(3)
         noisy = np.clip(90 + rng.normal(0, 5, (64, 64, 3)), 0, 255).astype(np.uint8)
-        assert np.array_equal(with_noise_of(noisy, np.full((8, 8, 3), 7, np.uint8), draw()), noisy)
+        assert np.array_equal(
+            with_noise(noisy, noise_level(np.full((8, 8, 3), 7, np.uint8)), draw()), noisy
+        )
 
 
 class TestNight:
@@ -185,13 +187,14 @@ class TestNight:
         day[:64] = 255
         night = self.dark(day)
         assert night[64:].mean() > 3.2  # half of the noise is cut off
-        found = without_noise(night)
+        found = without_noise(night, noise_level(night))
         assert found[72:].mean() == pytest.approx(2.4, abs=0.3)
         assert found[:56].mean() == pytest.approx(15.3, abs=0.3)
         assert found[72:].std() < night[72:].std() / 2
 
     def test_an_image_without_noise_stays_as_it_is(self):
-        assert np.array_equal(without_noise(self.blocks()), self.blocks())
+        image = self.blocks()
+        assert np.array_equal(without_noise(image, noise_level(image)), image)
 
     @pytest.mark.parametrize(
         ("name", "within"), [("lab", 0.1), ("gamma", 0.1), ("histogram", 0.15)]

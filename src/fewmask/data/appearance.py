@@ -138,11 +138,12 @@ def in_light_of(
 
     Differs: A part of our baselines.
     """
-    made = TRANSLATIONS[method](image, without_noise(reference), rng)
-    return with_noise_of(made, reference, rng)
+    level = noise_level(reference)
+    made = TRANSLATIONS[method](image, without_noise(reference, level), rng)
+    return with_noise(made, level, rng)
 
 
-def without_noise(image: np.ndarray, blur_px: float = 1.5) -> np.ndarray:
+def without_noise(image: np.ndarray, level: float, blur_px: float = 1.5) -> np.ndarray:
     """What an image would be without its noise: smoothed, and dark where noise cut off at 0 was.
 
     The mean of noisy values near 0 lies above the signal, as half of the noise is cut off. Here the
@@ -150,12 +151,12 @@ def without_noise(image: np.ndarray, blur_px: float = 1.5) -> np.ndarray:
 
     Args:
         image: (H, W, 3) uint8.
+        level: Of its noise, in grey levels, see :func:`noise_level`.
         blur_px: Standard deviation of the smoothing.
 
     Returns:
         (H, W, 3) uint8; the image itself if its noise is below ``FAINT``.
     """
-    level = noise_level(image)
     if level < FAINT:
         return image
     smooth = gaussian_filter(image.astype(np.float64), (blur_px, blur_px, 0))
@@ -173,20 +174,20 @@ FAINT = 2.0
 """Noise below so many grey levels is passed over."""
 
 
-def with_noise_of(image: np.ndarray, reference: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Add white noise until the noise level is the reference's; one that is noisier stays.
+def with_noise(image: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:
+    """Add white noise until an image has that noise level; one that is noisier stays.
 
     A dark image lies within a few grey levels: without noise, translations into the dark have steps
     there that no camera makes, and a network learns to rely on them.
 
     Args:
         image: To be changed.
-        reference: From the other domain.
+        level: In grey levels, see :func:`noise_level`.
         rng: Draws the noise.
 
     Differs: A part of our baselines.
     """
-    return _to_bytes(_noisy(image.astype(np.float64), noise_level(reference), rng))
+    return _to_bytes(_noisy(image.astype(np.float64), level, rng))
 
 
 def _noisy(image: np.ndarray, level: float, rng: np.random.Generator) -> np.ndarray:

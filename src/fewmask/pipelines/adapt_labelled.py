@@ -57,10 +57,8 @@ before they are made small, as in a camera."""
 def _seen(work: Workspace, row: int) -> np.ndarray:
     """An image as large as it is to be translated, (H, W, 3) uint8."""
     image = read_image(work.data.samples[row].image_path)
-    height, width = (LARGEST * side for side in work.config.working_size)
-    if image.shape[0] <= height and image.shape[1] <= width:
-        return image
-    return resize_image(image, height, width)
+    sides = zip(image.shape[:2], work.config.working_size, strict=True)
+    return resize_image(image, *(min(own, LARGEST * working) for own, working in sides))
 
 
 def render(work: Workspace, stage: Stage) -> None:
