@@ -74,6 +74,10 @@ def class_colour(class_id: int) -> tuple[int, int, int]:
     return int(red), int(green), int(blue)
 
 
+COLOURS: NDArray[np.uint8] = np.array([class_colour(i) for i in range(256)], np.uint8)
+"""Of each id, (256, 3); of 0 and 255 not used."""
+
+
 def drawn_ids(mask: NDArray, has_background: bool) -> NDArray:
     """Ids as :func:`overlay` draws them: where id 0 is a class too, each is one higher.
 
@@ -107,16 +111,14 @@ def overlay(image: NDArray[np.uint8], mask: NDArray, alpha: float = 0.45) -> NDA
     >>> drawn[0, 0].tolist(), drawn[1, 1].tolist(), drawn[2, 2].tolist()
     ([100, 100, 100], [86, 180, 233], [93, 140, 166])
     """
-    ids = np.asarray(mask).astype(np.int64)
+    ids = np.asarray(mask).astype(np.uint8)
     _check_image(image, ids.shape)
-    drawn = image.copy()
-    classes = ids[(ids > 0) & (ids != IGNORE_INDEX)]
-    for class_id in np.unique(classes):
-        area = ids == class_id
-        colour = np.array(class_colour(class_id))
-        drawn[area] = np.rint((1.0 - alpha) * image[area] + alpha * colour)
-        drawn[_outline(area)] = colour
-    rows, columns = np.indices(ids.shape)
+    shades = np.rint((1.0 - alpha) * np.arange(256) + alpha * COLOURS[..., None])
+    shades[[0, IGNORE_INDEX]] = np.arange(256)  # these have no colour
+    drawn = shades.astype(np.uint8)[ids[..., None], np.arange(3), image]
+    lines = _borders(ids) & (ids > 0) & (ids != IGNORE_INDEX)
+    drawn[lines] = COLOURS[ids[lines]]
+    rows, columns = np.indices(ids.shape, sparse=True)
     hatch = (ids == IGNORE_INDEX) & ((rows + columns) % HATCH_PERIOD_PX < 2)
     drawn[hatch] = IGNORE_GREY
     return drawn
@@ -289,12 +291,15 @@ def _magma(score: NDArray) -> NDArray[np.uint8]:
     return coloured[..., :3]
 
 
-def _outline(area: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Pixels of the area with one of four neighbours outside it; the image's border is no edge."""
-    padded = np.pad(area, 1, mode="edge")
-    inner = padded[:-2, 1:-1] & padded[2:, 1:-1] & padded[1:-1, :-2] & padded[1:-1, 2:]
-    outline: NDArray[np.bool_] = area & ~inner
-    return outline
+def _borders(ids: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Pixels of which one of four neighbours has another id; the image's border is no edge."""
+    borders = np.zeros(ids.shape, np.bool_)
+    below, right = ids[1:] != ids[:-1], ids[:, 1:] != ids[:, :-1]
+    borders[1:] |= below
+    borders[:-1] |= below
+    borders[:, 1:] |= right
+    borders[:, :-1] |= right
+    return borders
 
 
 def _check_image(image: NDArray, shape: tuple[int, ...]) -> None:
