@@ -8,11 +8,15 @@ import sys
 
 import numpy as np
 import pytest
+import torch
 
 from fewmask.factory_runs import EXPORTED_FROM
 from fewmask.io.images import read_image, read_mask, write_image, write_mask
 from fewmask.pipelines.factory_watch import latent_codes
+from fewmask.pipelines.finished import restore_workspace
 from fewmask.training.known_images import KnownImages
+from fewmask.training.run_folder import RunFolder
+from fewmask.training.segmenting import load_segmenter
 
 SMALL = ("--preset=smoke", "--threads=1", "--device=cpu")
 
@@ -394,6 +398,31 @@ class TestJudge:
         assert kinds["synthetic + 24 real"] == "result"
         assert rows["synthetic only"]["masks_used"] == 24
         assert "all real" not in kinds  # the few are all that there are
+
+    def test_segmenters_are_measured_by_the_interpreters_masks_too(self, judged, inverted):
+        """On the last synthetic images, which are the ones that ``sample`` would make."""
+        out, _ = judged
+        sampled = next(out.glob("*-sample"))
+        images = np.load(sampled / "test-images.npy")
+        assert (len(np.load(sampled / "images.npy")), len(images)) == (12, 4)
+        training = {image.tobytes() for image in np.load(sampled / "images.npy")}
+        assert training.isdisjoint(image.tobytes() for image in images)
+        found = json.loads((next(out.glob("*-evaluate")) / "test-G.json").read_text())
+        assert set(found) == {
+            "24 real only", "24 real only, no augmentation", "24 real + self-training",
+            "synthetic only", "synthetic + 24 real",
+        }  # fmt: skip
+        checks = json.loads((out / "metrics.json").read_text())["checks"]
+        name = "synthetic only"
+        network = load_segmenter(restore_workspace(RunFolder.open(out), torch.device("cpu"))[0],
+                                 next(out.glob("*-segment")) / "synthetic.safetensors")  # fmt: skip
+        truth = np.load(sampled / "test-masks.npy")
+        guess = np.stack([network.mask(image) for image in images])
+        ious = [(truth == k)[guess == k].sum() / ((truth == k) | (guess == k)).sum() for k in (0, 1)
+                if ((truth == k) | (guess == k)).any()]  # fmt: skip
+        assert found[name]["miou"] == pytest.approx(np.mean(ious))
+        assert checks[f"test-G.miou.{name}"] == found[name]["miou"]
+        assert "agreement with the interpreter" in (out / "report.html").read_text()
 
     def test_few_masks_of_many_and_the_gap(self, fewmask, labelled, data, tmp_path):
         """Six annotated generated images, so six real ones stand against them."""

@@ -131,6 +131,9 @@ class JudgeConfig(TeacherSettings):
     """1: as varied as the generator can; 0: all the same."""
     sample_drop: float = Field(0.1, ge=0, lt=1)
     """Share left out: images on which the classifiers disagree most. Published: 0.1."""
+    sample_test: int = Field(100, ge=0)
+    """Further synthetic images, not trained on, by which each segmenter is measured too: test-G,
+    agreement with the interpreter. Published: 100."""
     sample_share: float = Field(0.5, gt=0, lt=1)
     """Share of synthetic images in a batch, where real ones are trained on too."""
     judge_steps: int = Field(1500, ge=1)
@@ -192,6 +195,7 @@ JUDGE_PRESETS: dict[str, dict[str, Any]] = {
     "smoke": {
         "image_size": 32,
         "sample_count": 12,
+        "sample_test": 4,
         "judge_steps": 4,
         "segment_batch_size": 4,
         "segment_decoder_width": 16,

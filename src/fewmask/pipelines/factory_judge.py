@@ -5,18 +5,18 @@ stage      reads                       writes
 =========  ==========================  ====================================
 prepare    real images                 images.npy, digests.json
 split      groups, or the factory's    split.json, split.csv
-sample     generator, interpreter      images.npy, masks.npy, samples.json
+sample     generator, interpreter      images.npy, masks.npy; test-images.npy
 segment    both kinds of images        one segmenter a row
 interpret  the few real masks          interpreter.safetensors
-evaluate   real test images            confusion.npy, evaluation.json
+evaluate   real and synthetic tests    confusion.npy, test-G.json
 export     the result, images          RUN/masks, RUN/weights
 =========  ==========================  ====================================
 
 Every segmenter has the same network, augmentation and number of steps. The control that decides is
 the one that the published tables lack: the few real masks alone.
 
-Source: the factory pipeline's source, section III-D (test-R); Zhang et al. 2021 (DatasetGAN),
-section 4.2.
+Source: the factory pipeline's source, section III-D (test-R on real images, test-G on synthetic
+ones); Zhang et al. 2021 (DatasetGAN), section 4.2.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from fewmask.pipelines.factory_config import JudgeConfig
 from fewmask.pipelines.factory_features import EncoderFeatures
 from fewmask.pipelines.factory_interpreter import NativeMaps, fit_interpreter
 from fewmask.pipelines.factory_judge_rows import (
+    agreement,
     bill,
     candidates,
     checks,
@@ -153,13 +154,14 @@ def refuse_known(config: JudgeConfig, data: DataFolder, test_ids: Collection[str
 
 
 def sample_pairs(work: Workspace, stage: Stage) -> None:
-    """Synthetic images with masks, at the working size."""
+    """Synthetic images with masks, at the working size: to train on, and the last ones to test."""
     config: JudgeConfig = work.config
     taught, _ = restore_workspace(taught_run(config), work.device)
     _require_same_classes(work, taught)
     weights = generator_of(taught)
     gate = Gate(KnownImages.of(RunFolder.open(weights.parents[1])))
-    count = to_generate(config.sample_count, config.sample_drop)
+    wanted = config.sample_count + config.sample_test
+    count = to_generate(wanted, config.sample_drop)
     size = config.working_size
     images, masks = np.empty((count, *size, 3), np.uint8), np.empty((count, *size), np.uint8)
     psi = config.sample_truncation_psi
@@ -167,10 +169,13 @@ def sample_pairs(work: Workspace, stage: Stage) -> None:
         if gate.admits(pair):
             images[pair.number] = resize_image(pair.image, *size)
             masks[pair.number] = resize_mask(pair.mask, *size)
-    kept = sorted(gate.surest(config.sample_count))
-    np.save(stage.path / "images.npy", images[kept])
-    np.save(stage.path / "masks.npy", masks[kept])
-    stage.write_json("samples.json", {"pairs": len(kept), "copies": len(gate.copies)})
+    kept = sorted(gate.surest(wanted))
+    test = min(config.sample_test, len(kept) // 2)
+    parts = {"": kept[: len(kept) - test], "test-": kept[len(kept) - test :]}
+    for part, numbers in parts.items():
+        np.save(stage.path / f"{part}images.npy", images[numbers])
+        np.save(stage.path / f"{part}masks.npy", masks[numbers])
+    stage.write_json("samples.json", {"pairs": len(parts[""]), "copies": len(gate.copies)})
 
 
 def few_rows(work: Workspace) -> list[int]:
@@ -245,8 +250,10 @@ def teach_encoder_route(work: Workspace, stage: Stage) -> None:
 
 
 def evaluate(work: Workspace, stage: Stage) -> None:
-    """Measure every row on real test images."""
+    """Measure every row on real test images, and segmenters by the interpreter's masks too."""
     measure(work, stage, candidates(work))
+    if "sample" in work.stages:
+        stage.write_json("test-G.json", agreement(work))
 
 
 def export(work: Workspace, stage: Stage) -> None:
@@ -279,8 +286,8 @@ STAGES = (
         masks=True,
     ),
     StageSpec(
-        "evaluate", evaluate, reads=("split", "segment", "interpret"), settings=("predict",),
-        masks=True,
+        "evaluate", evaluate, reads=("split", "sample", "segment", "interpret"),
+        settings=("predict",), masks=True,
     ),
     StageSpec("export", export, reads=("segment",), settings=("predict",), outside=True),
 )  # fmt: skip

@@ -118,7 +118,7 @@ def overlay(image: NDArray[np.uint8], mask: NDArray, alpha: float = 0.45) -> NDA
     drawn = shades.astype(np.uint8)[ids[..., None], np.arange(3), image]
     lines = _borders(ids) & (ids > 0) & (ids != IGNORE_INDEX)
     drawn[lines] = COLOURS[ids[lines]]
-    rows, columns = np.indices(ids.shape, sparse=True)
+    rows, columns = np.ogrid[: ids.shape[0], : ids.shape[1]]
     hatch = (ids == IGNORE_INDEX) & ((rows + columns) % HATCH_PERIOD_PX < 2)
     drawn[hatch] = IGNORE_GREY
     return drawn
