@@ -117,11 +117,15 @@ def main() -> None:
             torch.manual_seed(0)
             found = timed(build(), device, bf16)
             kind = "bf16" if bf16 else "fp32"
-            rows.append({"name": f"{name}, {kind}", **found, **provenance(str(device))})
+            where = provenance(str(device))
+            rows.append({"name": f"{name}, {kind}", "metrics": found, **where})
             print(rows[-1], flush=True)
     write_results("adapt_speed", "python benchmarks/adapt_speed.py", rows, machine="",
                   data="random pixels", folder=given.out)  # fmt: skip
-    lines = [[r["name"], f"{r['seconds']:.3f}", str(r.get("peak_gb", ""))] for r in rows]
+    lines = [
+        [row["name"], f"{row['metrics']['seconds']:.3f}", str(row["metrics"].get("peak_gb", ""))]
+        for row in rows
+    ]
     write_table("adapt_speed", ["step", "seconds", "peak GB"], lines, folder=given.out)
 
 
