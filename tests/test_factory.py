@@ -457,7 +457,16 @@ class TestJudge:
             return fit(stage, network, dataset, *rest, name=name, **options)
 
         monkeypatch.setattr(segmenting, "fit", noted)
-        words = ("-o", tmp_path / "run", *SMALL, "--no-judge-encoder", "--no-judge-teacher")
+        words = (
+            "-o",
+            tmp_path / "run",
+            *SMALL,
+            "--judge-rows",
+            "few",
+            "few-plain",
+            "synthetic",
+            "both",
+        )
         assert fewmask("factory", "judge", inverted, data, *words).code == 0
         assert used.pop("few-plain") == Augmentation()
         assert set(used) == {"few", "synthetic", "both"}
@@ -473,7 +482,7 @@ class TestJudge:
         split = tmp_path / "split.csv"
         lines = [f"images/b{i:02d},{'test' if i > 20 else 'train'}" for i in range(30)]
         split.write_text("id,part\n" + "\n".join(lines) + "\n")
-        words = ("-o", out, *SMALL, "--split-file", split, "--no-judge-teacher")
+        words = ("-o", out, *SMALL, "--split-file", split, "--judge-rows", "few", "all")
         judged = fewmask("factory", "judge", taught, data, *words)
         assert judged.code == 0, judged.err
         rows = json.loads((out / "metrics.json").read_text())["rows"]
@@ -505,6 +514,23 @@ class TestJudge:
         result = fewmask("factory", "judge", taught, other, *words)
         assert result.code == 11
         assert "LEAK" in result.err
+
+    def test_a_few_rows_alone(self, fewmask, inverted, data, tmp_path):
+        """Synthetic images need no control to be measured; the answer is what there is."""
+        out = tmp_path / "run"
+        words = ("-o", out, *SMALL, "--judge-rows", "synthetic")
+        result = fewmask("factory", "judge", inverted, data, *words)
+        assert result.code == 0, result.err
+        rows = json.loads((out / "metrics.json").read_text())["rows"]
+        assert [r["name"] for r in rows if r["kind"] == "result"] == ["synthetic only"]
+        assert "24 real only" not in {r["name"] for r in rows}
+        assert not list(out.glob("*-interpret"))
+
+    def test_synthetic_rows_without_synthetic_images(self, fewmask, inverted, data, tmp_path):
+        words = ("-o", tmp_path / "run", *SMALL, "--judge-rows", "both", "--sample-count", 0)
+        result = fewmask("factory", "judge", inverted, data, *words)
+        assert result.code == 2
+        assert "sample_count above 0" in result.err
 
     def test_predict_and_resume(self, fewmask, judged, data, tmp_path):
         out, _ = judged

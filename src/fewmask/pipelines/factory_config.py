@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -117,6 +117,10 @@ class LabelConfig(FactoryConfig):
         return {} if self.masks is None else {"masks": self.masks}
 
 
+JudgeRow = Literal["few", "few-plain", "taught", "synthetic", "both", "all", "encoder"]
+JUDGE_ROWS: tuple[JudgeRow, ...] = get_args(JudgeRow)
+
+
 class JudgeConfig(TeacherSettings):
     """Settings of ``fewmask factory judge``: of the segmenters that are compared, all alike."""
 
@@ -138,19 +142,17 @@ class JudgeConfig(TeacherSettings):
     """Share of synthetic images in a batch, where real ones are trained on too."""
     judge_steps: int = Field(1500, ge=1)
     """Optimiser steps of each segmenter."""
-    judge_plain: bool = True
-    """Also train on the few real masks without augmentation."""
-    judge_encoder: bool = True
-    """Also teach the encoder route with the few real masks."""
-    judge_teacher: bool = True
-    """Also train on the few real masks and, by a teacher's labels, on all other real images."""
-    judge_full: bool = True
-    """Also train on all real masks: the ceiling."""
+    judge_rows: tuple[JudgeRow, ...] = Field(JUDGE_ROWS, min_length=1)
+    """Rows of the table, all in the same number of steps. few: the few real masks; few-plain: they
+    without augmentation; taught: they and, by a teacher's labels, all other real images; synthetic;
+    both: synthetic and few; all: all real masks, the ceiling; encoder: the encoder route."""
 
     @model_validator(mode="after")
-    def _teacher_is_an_average(self) -> Self:
-        if self.judge_teacher and not self.segment_ema_decay:
-            raise ValueError("judge_teacher is a moving average: segment_ema_decay above 0")
+    def _rows_can_be_made(self) -> Self:
+        if "taught" in self.judge_rows and not self.segment_ema_decay:
+            raise ValueError("judge_rows taught is a moving average: segment_ema_decay above 0")
+        if not self.sample_count and {*self.judge_rows} <= {"synthetic", "both"}:
+            raise ValueError("judge_rows synthetic and both need images: sample_count above 0")
         return self
 
 
@@ -213,8 +215,7 @@ JUDGE_PRESETS: dict[str, dict[str, Any]] = {
         "segment_ema_decay": 0.0,
         "segment_loss": "ce",
         "predict_views": "single",
-        "judge_encoder": False,
-        "judge_teacher": False,
+        "judge_rows": ("few", "few-plain", "synthetic", "both", "all"),
     },
 }
 """Of judging; what the source does not say of its training (optimiser, steps) is ours."""

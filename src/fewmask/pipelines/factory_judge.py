@@ -41,6 +41,7 @@ from fewmask.pipelines.factory_config import JudgeConfig
 from fewmask.pipelines.factory_features import EncoderFeatures
 from fewmask.pipelines.factory_interpreter import NativeMaps, fit_interpreter
 from fewmask.pipelines.factory_judge_rows import (
+    SYNTHETIC,
     agreement,
     bill,
     candidates,
@@ -195,16 +196,20 @@ def train_segmenters(work: Workspace, stage: Stage) -> None:
     """One segmenter for each row of the table, in equally many steps."""
     config: JudgeConfig = work.config
     few, every = few_rows(work), masked_rows(work)
-    _fit(work, stage, "few", few)
-    if config.judge_plain:
-        _fit(work, stage, "few-plain", few, augment=False)
-    if config.judge_teacher:
-        _fit(work, stage, "taught", few, unlabelled=work.rows("train", "val"))
-    if "sample" in work.stages:
-        _fit(work, stage, "synthetic", [], synthetic=True)
-        _fit(work, stage, "both", few, synthetic=True)
-    if config.judge_full and len(every) > len(few):
-        _fit(work, stage, "all", every)
+    plans: dict[str, dict[str, Any]] = {
+        "few": {"rows": few},
+        "few-plain": {"rows": few, "augment": False},
+        "taught": {"rows": few, "unlabelled": work.rows("train", "val")},
+        "synthetic": {"rows": [], "synthetic": True},
+        "both": {"rows": few, "synthetic": True},
+        "all": {"rows": every},
+    }
+    idle = set() if "sample" in work.stages else set(SYNTHETIC)
+    if len(every) == len(few) and "few" in config.judge_rows:
+        idle.add("all")  # the same images
+    for name, plan in plans.items():
+        if name in config.judge_rows and name not in idle:
+            _fit(work, stage, name, **plan)
     ids = [work.data.samples[row].id for row in few]
     stage.write_json("rows.json", {"few": ids, "all": len(every)})
 
@@ -297,8 +302,10 @@ NEEDS: dict[str, tuple[str, ...]] = {}
 
 def stages_of(config: JudgeConfig) -> list[str]:
     """All stages, in running order, but for those that are not asked for."""
-    idle = set() if config.sample_count else {"sample"}
-    if not config.judge_encoder or (
+    idle = set()
+    if not config.sample_count or set(SYNTHETIC).isdisjoint(config.judge_rows):
+        idle.add("sample")
+    if "encoder" not in config.judge_rows or (
         config.interpreter_weights != "none" and read_route(config) == "encoder"
     ):
         idle.add("interpret")

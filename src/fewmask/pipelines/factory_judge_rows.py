@@ -34,6 +34,10 @@ ROWS = {
     "all": "all real",
 }
 """File of a segmenter to the name of its row."""
+SYNTHETIC = ("synthetic", "both")
+"""Those that synthetic images teach."""
+ANSWERS = ("both", "synthetic", "encoder", "taught", "few")
+"""The first of these rows that there is is the result."""
 
 
 def taught_run(config: JudgeConfig) -> RunFolder:
@@ -59,7 +63,7 @@ def candidates(work: Workspace) -> list[Candidate]:
     ids = taught_ids(work.config)
     k, taught, together = len(counts["few"]), len(ids), len({*counts["few"], *ids})
     route = read_route(work.config)
-    result = "both" if "sample" in work.stages else "encoder"
+    result = _answer(work)
     rows = trivial_controls(work.num_classes)
     for name in made_rows(work):
         used = {"all": counts["all"], "synthetic": taught, "both": together}.get(name, k)
@@ -76,7 +80,7 @@ def candidates(work: Workspace) -> list[Candidate]:
                 anchor={"few": "floor", "all": "ceiling"}.get(name, ""),  # type: ignore[arg-type]
             )
         )
-    if route == "encoder" or "interpret" in work.stages:
+    if _has_encoder_row(work):
         used = taught if route == "encoder" else k
         rows.append(
             Candidate(
@@ -111,6 +115,16 @@ def agreement(work: Workspace) -> dict[str, dict[str, Any]]:
         scores = summarise(np.stack(matrices), work.class_names, bootstrap=0)
         found[ROWS[name].format(k=k)] = {key: scores[key] for key in ("miou", "miou_foreground")}
     return found
+
+
+def _has_encoder_row(work: Workspace) -> bool:
+    return read_route(work.config) == "encoder" or "interpret" in work.stages
+
+
+def _answer(work: Workspace) -> str:
+    """Which row is the pipeline's answer."""
+    made = [*made_rows(work), *(["encoder"] if _has_encoder_row(work) else [])]
+    return next((name for name in ANSWERS if name in made), made[0])
 
 
 def _encoder_predictor(work: Workspace) -> InterpreterPredictor:
@@ -150,13 +164,14 @@ def _applied(predictor: Any) -> Any:
 
 def predictor_of(work: Workspace) -> Any:
     """What ``fewmask predict`` applies: the row that is the result."""
-    if "sample" in work.stages:
-        return _segmenter(work, "both")
-    return _encoder_predictor(work)
+    answer = _answer(work)
+    return _encoder_predictor(work) if answer == "encoder" else _segmenter(work, answer)
 
 
 def panels(work: Workspace, row: int, size: tuple[int, ...]) -> list[tuple[str, np.ndarray]]:  # noqa: ARG001
-    """The control on a test image."""
+    """The control on a test image, if it was trained."""
+    if "few" not in made_rows(work):
+        return []
     image = read_image(work.data.samples[row].image_path)
     mask = _segmenter(work, "few").mask(image)
     k = len(work.stages["segment"].read_json("rows.json")["few"])
