@@ -26,11 +26,8 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import re
 import shutil
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +40,9 @@ from PIL import Image
 
 from fewmask.pipelines.adapt_config import OURS, PRESETS
 from recording import HERE, commit, machine, write_results, write_table
+from units import call, keep, label_of
 
+COMMAND = ("adapt", "--preset", "best", "-o")
 SEEDS = (0, 1, 2)
 SETS = ("dusk", "dark")
 STEPS = 100
@@ -171,12 +170,6 @@ KEPT = HERE / "results" / "adapt_camvid"
 """Figures of the units that are committed: measured over several days, a few at a time."""
 
 
-def label_of(name: str, which: str, seed: int) -> str:
-    """Name of a unit's files."""
-    words = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
-    return f"{which}-{words}-seed{seed}"
-
-
 def is_current(unit: Path) -> bool:
     """Whether a unit was measured with the settings that its row has now."""
     record = json.loads(unit.read_text())
@@ -223,10 +216,10 @@ def run_unit(name: str, which: str, seed: int, out: Path, threads: int) -> None:
     config.write_text(yaml.safe_dump(settings))
     measured, lender = commit(), lender_of(name, which, seed, out)
     folders = {name: out / "data" / f"{which}-{name}" for name in ("target", "test")}
-    call(run, ["--source", str(out / "data" / "source"), "--config", str(config),
+    call(run, [*COMMAND, run, "--source", out / "data" / "source", "--config", config,
                *(f"--{name}={path}" for name, path in folders.items()), f"--seed={seed}",
                *([f"--threads={threads}"] if threads else []),
-               *(["--reuse", str(lender)] if lender else [])])  # fmt: skip
+               *(["--reuse", lender] if lender else [])])  # fmt: skip
     summary = json.loads((run / "metrics.json").read_text())
     record = {
         "set": which,
@@ -242,9 +235,7 @@ def run_unit(name: str, which: str, seed: int, out: Path, threads: int) -> None:
         "checks": summary["checks"],
         "table": [figures_of(line) for line in summary["rows"]],
     }
-    unit.parent.mkdir(parents=True, exist_ok=True)
-    unit.with_suffix(".tmp").write_text(json.dumps(record, indent=1))
-    unit.with_suffix(".tmp").rename(unit)
+    keep(unit, record)
 
 
 def figures_of(line: dict[str, Any]) -> dict[str, Any]:
@@ -265,19 +256,10 @@ def unit_weights(which: str, plain: bool, out: Path, threads: int) -> Path:
         config.parent.mkdir(parents=True, exist_ok=True)
         settings = {**COMMON, **(PLAIN_UNIT if plain else UNIT), "segment_min_steps": 1}
         config.write_text(yaml.safe_dump(settings))
-        call(run, ["--source", str(out / "data" / "source"), "--config", str(config),
+        call(run, [*COMMAND, run, "--source", out / "data" / "source", "--config", config,
                    f"--target={out / 'data' / f'{which}-target'}",
                    *([f"--threads={threads}"] if threads else [])])  # fmt: skip
     return next(run.glob("*-translate/unit.safetensors")).resolve()
-
-
-def call(run: Path, arguments: list[str]) -> None:
-    """Start a run, or go on with it."""
-    words = ["adapt", "-o", str(run), "--preset", "best", *arguments]
-    if (run / "run.yaml").exists():
-        words = ["resume", str(run)]
-    print(f"{run.name}: fewmask {' '.join(words)}", flush=True)
-    subprocess.run([sys.executable, "-m", "fewmask", *words], check=True)
 
 
 IN_BEST = {
