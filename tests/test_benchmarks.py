@@ -65,13 +65,25 @@ def test_results_have_the_agreed_form(path):
 
 
 @pytest.fixture
-def adapt_camvid(monkeypatch):
+def benchmark(monkeypatch):
+    """A benchmark's module by name."""
     monkeypatch.syspath_prepend(str(FOLDER))
-    monkeypatch.delitem(sys.modules, "recording", raising=False)
-    spec = importlib.util.spec_from_file_location("adapt_camvid", FOLDER / "adapt_camvid.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+
+    def load(name):
+        for helper in ("recording", "units"):
+            monkeypatch.delitem(sys.modules, helper, raising=False)
+        spec = importlib.util.spec_from_file_location(name, FOLDER / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        monkeypatch.setitem(sys.modules, name, module)  # its dataclasses look themselves up
+        spec.loader.exec_module(module)
+        return module
+
+    return load
+
+
+@pytest.fixture
+def adapt_camvid(benchmark):
+    return benchmark("adapt_camvid")
 
 
 def test_the_declared_night_is_the_declared_formula(adapt_camvid):
@@ -128,3 +140,71 @@ def test_no_two_rows_are_the_same_and_the_floor_is_plain(adapt_camvid):
         (), "none", False,
     )  # fmt: skip
     assert resolved["best"] == resolve(AdaptConfig, PRESETS, "best")
+
+
+def judged(name, unit, seed, few, full, rows):
+    """A unit's figures; foreground scores of its rows by name."""
+    rows = {"30 real only": few, "all real": full, **rows} if name == "real" else rows
+    lines = [
+        {"name": row, "masks_used": 30, "metrics": {"miou": 0.5, "miou_foreground": score}}
+        for row, score in rows.items()
+    ]
+    return {
+        "set": "acdc", "unit": name, "seed": seed, "settings": unit, "commit": "c", "date": "d",
+        "machine": "m", "n": 9, "minutes": 1.0, "peak_gb": 1.0, "table": lines,
+        "checks": {"test-G.miou.synthetic only": 0.7},
+    }  # fmt: skip
+
+
+def test_gap_of_the_factory_is_that_of_the_same_seed(benchmark, monkeypatch, tmp_path):
+    """Two seeds with floors .5 and .6, ceilings .7 and .8; synthetic .55 and .75: .25 and .75."""
+    module = benchmark("factory_acdc")
+    units, results = module.units_of(module.SETS["acdc"]), {}
+    for seed, few, full, synthetic in ((0, 0.5, 0.7, 0.55), (1, 0.6, 0.8, 0.75)):
+        for name, rows in (("real", {}), ("inverted", {"synthetic only": synthetic})):
+            record = judged(name, module.settings_of(units[name]), seed, few, full, rows)
+            module.keep(tmp_path / "out/units" / f"acdc-{name}-seed{seed}.json", record)
+    old = judged("real", {"route": "another"}, 2, 0.1, 0.9, {})
+    module.keep(tmp_path / "out/units/acdc-real-seed2.json", old)
+    monkeypatch.setattr(module, "HERE", tmp_path)
+    monkeypatch.setattr(module, "write_table", lambda *_: None)
+    monkeypatch.setattr(
+        module, "write_results",
+        lambda name, _, rows, **__: results.update({name: rows}) or tmp_path.parent / name,
+    )  # fmt: skip
+    monkeypatch.setattr(Path, "relative_to", lambda self, *_: self)
+    module.aggregate("acdc", tmp_path / "out")
+    rows = {row["name"]: row for row in results["factory_acdc"]}
+    row = rows["synthetic only, 1500 pairs, 30 inverted"]
+    assert row["by_seed"]["gap_closed"] == pytest.approx([0.25, 0.75])
+    assert row["metrics"]["test_g_miou"] == 0.7
+    assert rows["30 real only"]["seeds"] == [0, 1]
+    assert rows["30 real only"]["metrics"]["gap_closed"] == 0
+
+
+def test_units_of_the_factory_resolve_and_differ(benchmark):
+    from fewmask.config import resolve
+    from fewmask.pipelines.factory_config import (
+        JUDGE_PRESETS,
+        PRESETS,
+        FactoryConfig,
+        JudgeConfig,
+        LabelConfig,
+    )
+
+    module = benchmark("factory_acdc")
+    resolve(FactoryConfig, PRESETS, "fast", overrides=module.GENERATOR)
+    for data in module.SETS.values():
+        units = module.units_of(data)
+        for unit in units.values():
+            own = {**module.INTERPRETER, **unit.settings, "route": unit.route}
+            resolve(LabelConfig, PRESETS, "fast", overrides=own)
+            judge = {**module.SEGMENTER, "judge_rows": unit.rows, "sample_count": unit.pairs}
+            resolve(JudgeConfig, JUDGE_PRESETS, "fast", overrides=judge)
+        names = [
+            module.row_name(f"{unit.labels} {row}", unit)
+            for unit in units.values()
+            for row in unit.rows
+        ]
+        assert len({*names}) == len(names)
+        assert len({json.dumps(module.settings_of(unit)) for unit in units.values()}) == len(units)
