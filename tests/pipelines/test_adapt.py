@@ -1,5 +1,6 @@
 """Pipeline ``adapt`` through the real command line, on a generated street."""
 
+import itertools
 import json
 import shutil
 
@@ -16,7 +17,7 @@ from fewmask.io.images import read_image, read_mask
 from fewmask.masks.confidence import place_prior
 from fewmask.pipelines import adapt, adapt_choice, adapt_labelled, running
 from fewmask.pipelines.adapt_config import PRESETS, AdaptConfig
-from fewmask.pipelines.adapt_labels import Labelling
+from fewmask.pipelines.adapt_labels import Labelling, MeanOfNetworks
 from fewmask.training import segmenting
 from fewmask.training.run_folder import RunFolder
 from fewmask.training.workspace import Workspace
@@ -272,6 +273,32 @@ def test_a_round_that_was_lost_is_made_again_to_the_same_bits(fewmask, cheap, tm
         assert (run / "7-adapt" / name).read_bytes() == (cheap / "7-adapt" / name).read_bytes()
 
 
+def test_further_networks_label_with_the_first_and_are_as_long_as_what_comes_out(
+    fewmask, street, tmp_path, monkeypatch
+):
+    """Two rounds, three networks: the mean of three labels once, then the adapted network alone."""
+    labelling, label = [], adapt.label_images
+    monkeypatch.setattr(
+        adapt, "label_images", lambda *args: labelling.append(args[0]) or label(*args)
+    )
+    result = fewmask(
+        "adapt", *flags_of(street), "-o", tmp_path / "run", *TINY, "--adapt-method=rounds",
+        "--adapt-rounds=2", "--adapt-networks=3", "--no-adapt-stop-if-worse",
+        "--no-adapt-target-statistics", "--no-controls-source-only",
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    committee, alone = labelling
+    first, *further = committee.networks
+    assert len(further) == 2
+    assert not isinstance(alone, MeanOfNetworks)
+    weights = [next(n.parameters()) for n in (first, *further)]
+    assert not any(torch.equal(a, b) for a, b in itertools.combinations(weights, 2))
+    lines = [json.loads(x) for x in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    steps = [line["loop"] for line in lines if "loss" in line]
+    assert steps.count("further-2") == steps.count("further-3") == 3 + 2
+    assert steps.count("segmenter") == 3
+
+
 def test_the_prior_of_the_place_is_counted_on_the_source_masks(
     monkeypatch, fewmask, street, tmp_path
 ):
@@ -464,6 +491,7 @@ def test_the_same_verb_from_python(street, tmp_path, monkeypatch):
         (("--segment-ema-decay=0",), "SETTING-VALUE"),
         (("--adapt-method=rounds", "--adapt-walk", "--adapt-keep=1"), "SETTING-VALUE"),
         (("--adapt-sizes", "1", "1000"), "SETTING-VALUE"),
+        (("--adapt-method=teacher", "--adapt-networks=2"), "SETTING-VALUE"),
         (("--translate-weights=unit.safetensors",), "SETTING-VALUE"),
         (("--render-methods", "unit", "--render-copies=2", *UNIT[3:]), "SETTING-VALUE"),
         ((*UNIT, "--translate-weights=nowhere.safetensors"), "UNIT-WEIGHTS"),

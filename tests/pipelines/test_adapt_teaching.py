@@ -12,7 +12,7 @@ from fewmask.config import resolve
 from fewmask.losses.segmentation import cross_entropy
 from fewmask.pipelines import adapt_teaching
 from fewmask.pipelines.adapt_config import PRESETS, AdaptConfig
-from fewmask.pipelines.adapt_labels import RARE, Labelling, label_images
+from fewmask.pipelines.adapt_labels import RARE, Labelling, MeanOfNetworks, label_images
 from fewmask.pipelines.adapt_teaching import (
     information,
     label_weights,
@@ -22,6 +22,7 @@ from fewmask.pipelines.adapt_teaching import (
     trust_in,
     use_statistics_of,
 )
+from fewmask.training.inference import predict_probs
 
 
 def draw(seed=0):
@@ -196,6 +197,17 @@ class TestLabels:
         images = halves(2)
         assert (label_images(BySize(), images, [0], 2, Labelling()) == 0).all()
         assert (label_images(BySize(), images, [0], 2, Labelling(sizes=(1, 2, 2))) == 1).all()
+
+    def test_networks_together_have_the_mean_of_their_probabilities(self):
+        """Two that give class 0 a probability of .9 and .2: together .55, whichever is louder."""
+        networks = [Fixed([0.9, 0.1], [0.3, 0.7]), Fixed([0.2, 0.8], [0.6, 0.4])]
+        both = MeanOfNetworks(networks)
+        probs = predict_probs(both, torch.zeros(1, 3, 8, 8))
+        assert probs[0, 0, :, :4].numpy() == pytest.approx(0.55)
+        assert probs[0, 0, :, 4:].numpy() == pytest.approx(0.45)
+        labels = label_images(both, halves(1), [0], 2, Labelling())[0]
+        assert (labels[:, :4] == 0).all()
+        assert (labels[:, 4:] == 1).all()
 
     def test_a_walk_labels_what_is_unsure_by_the_image_and_takes_nothing_from_a_rare_class(self):
         """Unsure pixels, called 0, lie on the bright half whose sure pixels are 1; a rare 2 too."""

@@ -50,7 +50,7 @@ from fewmask.pipelines.adapt_choice import BEGIN, Choice, choose_targets, chosen
 from fewmask.pipelines.adapt_config import PRESETS, AdaptConfig
 from fewmask.pipelines.adapt_data import DOMAINS, domain_rows
 from fewmask.pipelines.adapt_labelled import Labelled, labelled, render
-from fewmask.pipelines.adapt_labels import Labelling, label_images
+from fewmask.pipelines.adapt_labels import Labelling, MeanOfNetworks, label_images
 from fewmask.pipelines.adapt_rows import (
     bill,
     candidates,
@@ -156,7 +156,10 @@ def adapt(work: Workspace, stage: Stage) -> None:
                 walk=config.adapt_walk,
                 prior=prior,
             )
-            labels = label_images(choice.network, work.images, rows, work.num_classes, how)
+            labelling = choice.network
+            if number == 1 and config.adapt_networks > 1:
+                labelling = MeanOfNetworks([labelling, *_further_networks(work, stage, data)])
+            labels = label_images(labelling, work.images, rows, work.num_classes, how)
             even, share = np.ones(len(rows)), config.adapt_target_share
             more = data.joined(work.images[rows], [labels], share, even)
             file, loss = f"round-{number}", config.adapt_loss
@@ -173,6 +176,14 @@ def adapt(work: Workspace, stage: Stage) -> None:
     values = ", ".join(f"{name} {value:.3f}" for name, value in choice.information.items())
     end = ("self-training stopped, " if stopped else "") + f"kept {choice.kept}"
     work.run.log(f"{stage.label}: information in the labels: {values}; {end}")
+
+
+def _further_networks(work: Workspace, stage: Stage, data: Labelled) -> list[nn.Module]:
+    """Networks trained on the labelled images alone, as long as the one to adapt will be."""
+    config: AdaptConfig = work.config
+    settings = _steps(work, first_steps(work) + config.adapt_steps)
+    names = [f"further-{number}" for number in range(2, config.adapt_networks + 1)]
+    return [_fit(work, stage, data, name, settings=settings) for name in names]
 
 
 def controls(work: Workspace, stage: Stage) -> None:

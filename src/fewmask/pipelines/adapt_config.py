@@ -160,6 +160,10 @@ class AdaptConfig(TeacherSettings):
     adapt_walk: bool = False
     """Rounds: pixels beyond `adapt_keep` get the label that a random walk over similar pixels
     brings them from the others, instead of none."""
+    adapt_networks: int = Field(1, ge=1)
+    """Rounds: networks whose mean labels the target images in the first one. Each further one is
+    trained on the labelled images, from other random numbers, for as many steps as the first and a
+    round."""
     adapt_place_prior: float = Field(0.0, ge=0)
     """Self-training labels are chosen by probability times how often the source has the class at
     that place, to this power: for views in which up is up. 0: probability alone."""
@@ -195,6 +199,10 @@ class AdaptConfig(TeacherSettings):
             raise ValueError("adapt_method teacher is a moving average: segment_ema_decay above 0")
         if self.adapt_walk and self.adapt_keep == 1 and self.adapt_method == "rounds":
             raise ValueError("adapt_walk has nothing to do where adapt_keep is 1: set it to false")
+        if self.adapt_networks > 1 and self.adapt_method != "rounds":
+            raise ValueError(
+                f"adapt_networks has nothing to do in adapt_method {self.adapt_method}"
+            )
         if set(self.render_methods) == {"unit"} and self.render_copies > 1:
             raise ValueError("render_copies: UNIT makes the same copy each time, so 1")
         if self.translate_weights != "none" and "unit" not in self.render_methods:

@@ -11,6 +11,7 @@ papers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -48,6 +49,28 @@ class Labelling:
     sizes: tuple[float, ...] = (1.0,)
     walk: bool = False
     prior: np.ndarray | None = None
+
+
+class MeanOfNetworks(nn.Module):
+    """Several segmenters as one, whose probabilities are the mean of theirs.
+
+    Where they were trained from different random numbers, their mistakes differ more than what they
+    have learned does.
+
+    Args:
+        networks: In eval mode, one or more; image (N, 3, H, W) to logits (N, C, H, W).
+
+    Source: Lakshminarayanan et al. 2017, "Deep Ensembles".
+    """
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleList(networks)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(N, 3, H, W) float in [0, 1] -> log of the mean probabilities (N, C, H, W)."""
+        log_p = torch.stack([network(image).log_softmax(1) for network in self.networks])
+        return log_p.logsumexp(0) - math.log(len(self.networks))
 
 
 RARE = 0.02
