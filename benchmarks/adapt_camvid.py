@@ -199,9 +199,8 @@ def is_current(unit: Path) -> bool:
 
 def settings_of(name: str) -> dict[str, Any]:
     """What a row changes of preset best, but for UNIT's file of weights; of best, the preset."""
-    as_long = {**PRESETS[BEST], **NO_CONTROLS, **ROWS[name]}
-    changes = as_long if name in ATTEMPTS else {**COMMON, **ROWS[name]}
-    return dict(json.loads(json.dumps(PRESETS[BEST] if name == BEST else changes)))
+    begin = {BEST: PRESETS[BEST], **dict.fromkeys(ATTEMPTS, {**PRESETS[BEST], **NO_CONTROLS})}
+    return dict(json.loads(json.dumps({**begin.get(name, COMMON), **ROWS[name]})))
 
 
 def lender_of(name: str, which: str, seed: int, out: Path) -> Path | None:
