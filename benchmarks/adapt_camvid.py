@@ -199,8 +199,10 @@ def is_current(unit: Path) -> bool:
 
 def settings_of(name: str) -> dict[str, Any]:
     """What a row changes of preset best, but for UNIT's file of weights; of best, the preset."""
-    begin = {BEST: PRESETS[BEST], **dict.fromkeys(ATTEMPTS, {**PRESETS[BEST], **NO_CONTROLS})}
-    return dict(json.loads(json.dumps({**begin.get(name, COMMON), **ROWS[name]})))
+    begin = COMMON
+    if name in {BEST, *ATTEMPTS}:
+        begin = PRESETS[BEST] if name == BEST else {**PRESETS[BEST], **NO_CONTROLS}
+    return dict(json.loads(json.dumps({**begin, **ROWS[name]})))
 
 
 def lender_of(name: str, which: str, seed: int, out: Path) -> Path | None:
