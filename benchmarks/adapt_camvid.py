@@ -14,12 +14,13 @@ Source: the day sequences of train, with masks. Target: the train frames of the 
 (0001TP), without. Test: its test frames. ``dark`` is the same with every dusk frame darkened
 (:func:`darkened`); no method knows how.
 
-``best`` is the preset as it is; its rows ``source only`` and ``oracle`` are trained in the same
-run, with the same network, loss, augmentation, draws and number of steps. As dusk falls short of
-its bar, attempts of the same length stand beside it there, measured by the same two rows. The other
-rows, shorter to keep two dozen of them payable, are the published steps, cheap translations, and
-variants of ours; they have a ``source only`` and an ``oracle`` of their own length. ``gap_closed``
-is (row - source only) / (oracle - source only) of the same seed and length, in mean IoU.
+``best`` is the preset as it is, but for its controls: the same with the labels of one network
+trains them, in rows ``source only`` and ``oracle`` of the same network, loss, augmentation and
+number of steps, as labels do not enter these. On dusk, attempts of the same length stand beside it,
+measured by the same two rows. The other rows, shorter to keep two dozen of them payable, are the
+published steps, cheap translations, and variants of ours; they have a ``source only`` and an
+``oracle`` of their own length. ``gap_closed`` is (row - source only) / (oracle - source only) of
+the same seed and length, in mean IoU.
 """
 
 from __future__ import annotations
@@ -51,6 +52,7 @@ STEPS = 100
 """Before self-training, and again in it; rows without self-training take both at once."""
 
 BEST = "best"
+ONE = "best, labels of one network"
 NO_CONTROLS = {"controls_source_only": False, "controls_oracle": False}
 COMMON: dict[str, Any] = {
     "image_size": 192,
@@ -100,14 +102,16 @@ TEACHER = {
 }  # fmt: skip
 
 ATTEMPTS: dict[str, dict[str, Any]] = {
-    "best, labels of three networks": {"adapt_networks": 3},
-    "best, the surest half alone": {"adapt_keep": 0.5, "adapt_walk": False},
-    "best, two rounds": {"adapt_rounds": 2, "adapt_steps": 200},
-    "best, labels that know the place": {"adapt_place_prior": 0.5},
-    "best, a mean teacher with ClassMix instead": TEACHER,
-    "best, translated by gamma alone": {"render_methods": ["gamma"]},
+    "one network, the surest half alone": {"adapt_keep": 0.5, "adapt_walk": False},
+    "one network, two rounds": {"adapt_rounds": 2, "adapt_steps": 200},
+    "one network, labels that know the place": {"adapt_place_prior": 0.5},
+    "one network, a mean teacher with ClassMix instead": TEACHER,
+    "one network, translated by gamma alone": {"render_methods": ["gamma"]},
 }
-"""On dusk, as long as ``best`` and otherwise as it is."""
+"""On dusk, as long as ``best`` and otherwise as it is with the labels of one network."""
+LONG = {BEST: NO_CONTROLS, ONE: {"adapt_networks": 1},
+        **{row: {"adapt_networks": 1, **NO_CONTROLS} for row in ATTEMPTS}}  # fmt: skip
+"""Rows that begin with preset best, and what they change of it all."""
 
 ROWS: dict[str, dict[str, Any]] = {
     "source only": {**WHOLE, "controls_oracle": True},
@@ -136,13 +140,14 @@ ROWS: dict[str, dict[str, Any]] = {
     "ours, labelled at one size": {**OURS, "adapt_sizes": [1.0]},
     "ours, a mean teacher with ClassMix instead": {**OURS, **TEACHER},
     BEST: {},
+    ONE: {},
     **ATTEMPTS,
 }  # fmt: skip
 METRICS = ("miou_foreground", "fwiou", "pixel_accuracy", "class_accuracy")
 SHORT = {"miou_foreground": "miou"}
 
 
-ORDER = sorted(ROWS, key=lambda row: not row.startswith(BEST))
+ORDER = sorted(ROWS, key=lambda row: row not in LONG)
 """In which they are measured: what is longest first."""
 
 
@@ -198,10 +203,8 @@ def is_current(unit: Path) -> bool:
 
 
 def settings_of(name: str) -> dict[str, Any]:
-    """What a row changes of preset best, but for UNIT's file of weights; of best, the preset."""
-    begin = COMMON
-    if name in {BEST, *ATTEMPTS}:
-        begin = PRESETS[BEST] if name == BEST else {**PRESETS[BEST], **NO_CONTROLS}
+    """What a row changes of preset best, but for UNIT's file of weights; of long rows, all of it."""
+    begin = {**PRESETS[BEST], **LONG[name]} if name in LONG else COMMON
     return dict(json.loads(json.dumps({**begin, **ROWS[name]})))
 
 
@@ -219,7 +222,7 @@ def lender_of(name: str, which: str, seed: int, out: Path) -> Path | None:
         for row, unit in units.items()
         if unit.exists() and json.loads(unit.read_text())["commit"] == commit()
     ]
-    alike = sorted(finished, key=lambda row: (first(row) != first(name), row == BEST))
+    alike = sorted(finished, key=lambda row: (first(row) != first(name), row in LONG))
     return runs[alike[0]] if alike else None
 
 
@@ -285,12 +288,12 @@ def unit_weights(which: str, plain: bool, out: Path, threads: int) -> Path:
     return next(run.glob("*-translate/unit.safetensors")).resolve()
 
 
-IN_BEST = {
+IN_ONE = {
     "source only": "best: source only",
-    "with the statistics of its training": "best: with the statistics of its training",
+    "before self-training": "best: before self-training",
     "source and target masks": "best: oracle",
 }
-"""Lines of a run with preset best, and their names here."""
+"""Lines of the run with the labels of one network that are rows here, and their names."""
 
 
 def lines_of(unit: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -298,8 +301,8 @@ def lines_of(unit: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
     for line in unit["table"]:
         if line["kind"] == "result":
             yield unit["row"], line
-        elif unit["row"] == BEST and line["name"] in IN_BEST:
-            yield IN_BEST[line["name"]], line
+        elif unit["row"] == ONE and line["name"] in IN_ONE:
+            yield IN_ONE[line["name"]], line
         elif line["kind"] == "oracle":
             yield "oracle", line
         elif unit["row"] == "source only" and line["name"] in {
@@ -323,7 +326,7 @@ def aggregate(out: Path) -> None:
             for name, line in lines_of(unit):
                 found.setdefault(name, {})[unit["seed"]] = (unit, line)
         order = ["most frequent class", "prior of the place", *ROWS]
-        first = [BEST, *IN_BEST.values(), *ATTEMPTS]
+        first = [BEST, ONE, *IN_ONE.values(), *ATTEMPTS]
         order = [*first, *(name for name in order if name not in first), "oracle"]
         rows += [_row(name, which, found) for name in order if name in found]
     tested = "/".join(sorted({str(unit["n"]) for unit in units}))
@@ -360,7 +363,7 @@ def _row(name: str, which: str, found: dict[str, Any]) -> dict[str, Any]:
         for metric, value in scores.items():
             if value is not None:
                 metrics.setdefault(SHORT.get(metric, metric), []).append(value)
-        own = "best: " if name in {BEST, *IN_BEST.values(), *ATTEMPTS} else ""
+        own = "best: " if name in {*LONG, *IN_ONE.values()} else ""
         ends = [found.get(f"{own}{end}", {}).get(seed) for end in ("source only", "oracle")]
         if all(ends):
             floor, ceiling = (end[1]["metrics"]["miou_foreground"] for end in ends)
