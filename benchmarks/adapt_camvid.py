@@ -67,17 +67,20 @@ COMMON: dict[str, Any] = {
     "adapt_loss": "ce",
     "adapt_target_share": 0.21,
     "adapt_keep": 1.0,
+    "adapt_networks": 1,
     "adapt_sizes": [1.0],
     "adapt_walk": False,
     **NO_CONTROLS,
 }
 """All rows but ``best`` learn from masks as ``best`` does (cross-entropy and Dice, the same rates);
 the rest is as published."""
+BY_LITE0 = "(by EfficientNet-Lite0)"
+"""Published: VGG16 for the perceptual loss, InceptionV3 for the distance; neither is offline."""
 UNIT = {
     "render_methods": ["unit"],
     "translate_width": 24,
     "translate_blocks": 2,
-    "translate_crop_px": 128,
+    "translate_crop_px": [128],
     "translate_scales": 2,
     "translate_discriminator_width": 24,
     "translate_steps": 2500,
@@ -118,17 +121,18 @@ ROWS: dict[str, dict[str, Any]] = {
     "source only, drawn by rare classes": {**WHOLE, "segment_rare_classes": True},
     "+ self-training": ROUNDS,
     "+ translated, UNIT without perceptual loss": {**PLAIN_UNIT, **WHOLE},
-    "+ translated, UNIT with perceptual loss": {**UNIT, **WHOLE},
+    f"+ translated, UNIT with perceptual loss {BY_LITE0}": {**UNIT, **WHOLE},
+    "UNIT, then on translated images alone": {**UNIT, "segment_translated_steps": STEPS},
     "UNIT, self-training on all": {**UNIT, **ROUNDS},
     "UNIT, histogram choice": {**UNIT, **ROUNDS, "choose_method": "histogram"},
     "UNIT, histogram choice, combined loss": {
         **UNIT, **ROUNDS, **COMBINED, "choose_method": "histogram",
     },
-    "UNIT, distance choice": {**UNIT, **ROUNDS, "choose_method": "distance"},
-    "UNIT, distance choice, combined loss": {
+    f"UNIT, distance choice {BY_LITE0}": {**UNIT, **ROUNDS, "choose_method": "distance"},
+    f"UNIT, distance choice {BY_LITE0}, combined loss": {
         **UNIT, **ROUNDS, **COMBINED, "choose_method": "distance",
     },
-    "UNIT, distance choice, combined loss, two rounds": {
+    f"UNIT, distance choice {BY_LITE0}, combined loss, two rounds": {
         **UNIT, **ROUNDS, **COMBINED, **TWO, "choose_method": "distance",
     },
     **{f"translated, {method}": {**WHOLE, "render_methods": [method]} for method in CHEAP},
@@ -203,8 +207,8 @@ def is_current(unit: Path) -> bool:
 
 
 def settings_of(name: str) -> dict[str, Any]:
-    """What a row changes of preset best, but for UNIT's file of weights; of long rows, all of it."""
-    begin = {**PRESETS[BEST], **LONG[name]} if name in LONG else COMMON
+    """What a row changes of preset best, but for UNIT's file; of long rows all settings of that."""
+    begin: dict[str, Any] = {**PRESETS[BEST], **LONG[name]} if name in LONG else COMMON
     return dict(json.loads(json.dumps({**begin, **ROWS[name]})))
 
 
@@ -237,9 +241,7 @@ def run_unit(name: str, which: str, seed: int, out: Path, threads: int) -> None:
         plain = "translate_lambda_perceptual" in settings
         trained = unit_weights(which, plain, out, threads)
         settings["translate_weights"] = str(trained)
-    config = out / "settings" / f"{label}.yaml"
-    config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(yaml.safe_dump(settings))
+    config = settings_file(label, settings, out)
     measured, lender = commit(), lender_of(name, which, seed, out)
     folders = {name: out / "data" / f"{which}-{name}" for name in ("target", "test")}
     call(run, [*COMMAND, run, "--source", out / "data" / "source", "--config", config,
@@ -264,6 +266,16 @@ def run_unit(name: str, which: str, seed: int, out: Path, threads: int) -> None:
     keep(unit, record)
 
 
+def settings_file(label: str, settings: dict[str, Any], out: Path) -> Path:
+    """The file of settings that a run is started with; another run under its name is refused."""
+    config, text = out / "settings" / f"{label}.yaml", yaml.safe_dump(settings)
+    if (out / "runs" / label).exists() and (not config.exists() or config.read_text() != text):
+        raise SystemExit(f"{out / 'runs' / label} was made with other settings: move it away")
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(text)
+    return config
+
+
 def figures_of(line: dict[str, Any]) -> dict[str, Any]:
     """What is kept of a line of a run's table."""
     scores = {
@@ -277,11 +289,9 @@ def figures_of(line: dict[str, Any]) -> dict[str, Any]:
 def unit_weights(which: str, plain: bool, out: Path, threads: int) -> Path:
     """UNIT, trained once for each set and loss with seed 0, and used by all rows and seeds."""
     run = out / "runs" / f"{which}-unit{'-plain' if plain else ''}"
+    settings = {**COMMON, **(PLAIN_UNIT if plain else UNIT), "segment_min_steps": 1}
+    config = settings_file(run.name, settings, out)
     if not (run / "metrics.json").exists():
-        config = out / "settings" / f"{run.name}.yaml"
-        config.parent.mkdir(parents=True, exist_ok=True)
-        settings = {**COMMON, **(PLAIN_UNIT if plain else UNIT), "segment_min_steps": 1}
-        config.write_text(yaml.safe_dump(settings))
         call(run, [*COMMAND, run, "--source", out / "data" / "source", "--config", config,
                    f"--target={out / 'data' / f'{which}-target'}",
                    *([f"--threads={threads}"] if threads else [])])  # fmt: skip

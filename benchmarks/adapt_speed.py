@@ -30,7 +30,7 @@ from recording import HERE, provenance, write_results, write_table
 WARM, TIMED = 3, 10
 BATCHES = {"cpu": (2,), "cuda": (2, 8)}
 SMALL = {
-    "image_size": 64, "image_width": 64, "translate_crop_px": 64, "translate_width": 8,
+    "image_size": 64, "image_width": 64, "translate_crop_px": [64], "translate_width": 8,
     "translate_discriminator_width": 8, "translate_scales": 1,
 }  # fmt: skip
 
@@ -56,7 +56,7 @@ def unit_case(config: AdaptConfig, device: torch.device) -> Callable[[], Any]:
         "optimizer_unit": torch.optim.Adam(nets.unit.parameters(), 1e-4),
         "optimizer_judges": torch.optim.Adam(judges, 1e-4),
     }
-    side = config.translate_crop_px
+    side = config.translate_crop_px[-1]
     real = [torch.rand(1, 3, side, side, device=device) * 2 - 1 for _ in range(2)]
     loop: Any = Plain()
     return lambda: unit_step(nets, features, optimizers, *real, config, loop)
@@ -105,7 +105,7 @@ def main() -> None:
     device = choose_device(given.device)
     small = {**SMALL, "encoder": "resnet18"} if given.small else {}
     config = resolve(AdaptConfig, PRESETS, "paper", overrides=small)
-    side = config.translate_crop_px
+    side = config.translate_crop_px[-1]
     cases = {f"UNIT step, {side} px, batch 1": lambda: unit_case(config, device)}
     for batch in BATCHES[device.type]:
         size = "{} x {}".format(*config.working_size)

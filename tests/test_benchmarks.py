@@ -139,7 +139,72 @@ def test_no_two_rows_are_the_same_and_the_floor_is_plain(adapt_camvid):
     assert (floor.render_methods, floor.adapt_method, floor.segment_rare_classes) == (
         (), "none", False,
     )  # fmt: skip
-    assert resolved["best"] == resolve(AdaptConfig, PRESETS, "best")
+    whole = {"controls_source_only": True, "controls_oracle": True}
+    assert resolved["best"].replaced(**whole) == resolve(AdaptConfig, PRESETS, "best")
+    assert resolved[adapt_camvid.ONE] == resolved["best"].replaced(**whole, adapt_networks=1)
+
+
+def measured(module, row, seed, scores):
+    """A unit's figures: mean IoU of the lines of its table by name."""
+    lines = [
+        {"name": name, "kind": "result" if name == "adapted" else
+         "oracle" if "target masks" in name else "control", "masks_used": 0,
+         "metrics": {"miou_foreground": score}}
+        for name, score in scores.items()
+    ]  # fmt: skip
+    return {
+        "set": "dusk", "row": row, "seed": seed, "settings": module.settings_of(row), "commit": "c",
+        "date": "d", "machine": "m", "n": 31, "minutes": 1.0, "peak_gb": 1.0, "table": lines,
+        "checks": {},
+    }  # fmt: skip
+
+
+def test_a_gap_of_adapt_is_that_of_the_same_seed_and_length(adapt_camvid, monkeypatch, tmp_path):
+    """Long rows lie between the controls of the run with one network, short rows between others."""
+    module, results = adapt_camvid, {}
+    attempt = next(iter(module.ATTEMPTS))
+    short = {"source only": {"source and target masks": 0.8, "adapted": 0.3},
+             "+ self-training": {"adapted": 0.4}}  # fmt: skip
+    one = {"source only": 0.4, "source and target masks": 0.6, "before self-training": 0.42,
+           "adapted": 0.45}  # fmt: skip
+    runs = [
+        (module.BEST, 0, {"adapted": 0.5}),
+        (module.BEST, 1, {"adapted": 0.7}),
+        (module.ONE, 0, one),
+        (module.ONE, 1, {**one, "source only": 0.5, "source and target masks": 1.0}),
+        (attempt, 0, {"adapted": 0.35}),
+        *((row, 0, scores) for row, scores in short.items()),
+    ]
+    for row, seed, scores in runs:
+        path = tmp_path / "out/units" / f"{module.label_of(row, 'dusk', seed)}.json"
+        module.keep(path, measured(module, row, seed, scores))
+    monkeypatch.setattr(module, "HERE", tmp_path)
+    monkeypatch.setattr(module, "KEPT", tmp_path / "kept")
+    monkeypatch.setattr(module, "write_table", lambda *_: None)
+    monkeypatch.setattr(
+        module, "write_results",
+        lambda name, _, rows, **__: results.update({name: rows}) or tmp_path.parent / name,
+    )  # fmt: skip
+    monkeypatch.setattr(Path, "relative_to", lambda self, *_: self)
+    module.aggregate(tmp_path / "out")
+    rows = {row["name"].removesuffix(", dusk"): row for row in results["adapt_camvid"]}
+    closed = {name: row["by_seed"].get("gap_closed") for name, row in rows.items()}
+    assert closed[module.BEST] == pytest.approx([0.5, 0.4])
+    assert closed[module.ONE] == pytest.approx([0.25, -0.1])
+    assert closed["best: before self-training"] == pytest.approx([0.1, -0.16])
+    assert closed[attempt] == pytest.approx([-0.25])
+    assert closed["+ self-training"] == pytest.approx([0.2])
+    assert closed["best: oracle"] == [1, 1]
+    assert closed["oracle"] == [1]
+    assert rows[module.BEST]["kind"] == "result"
+
+
+def test_a_run_made_with_other_settings_is_not_taken_for_this_one(adapt_camvid, tmp_path):
+    path = adapt_camvid.settings_file("dusk-best-seed0", {"adapt_networks": 1}, tmp_path)
+    (tmp_path / "runs/dusk-best-seed0").mkdir(parents=True)
+    assert adapt_camvid.settings_file("dusk-best-seed0", {"adapt_networks": 1}, tmp_path) == path
+    with pytest.raises(SystemExit, match="other settings"):
+        adapt_camvid.settings_file("dusk-best-seed0", {"adapt_networks": 3}, tmp_path)
 
 
 def judged(name, unit, seed, few, full, rows):

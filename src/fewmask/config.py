@@ -113,7 +113,8 @@ class Settings(BaseModel):
     segment_zoom: float = Field(0.25, ge=0, lt=1)
     """Largest relative change of scale in training."""
     segment_rotation_degrees: float = Field(180.0, ge=0, le=180)
-    """Largest rotation in training."""
+    """Largest rotation in training; where images have an up (`seen_from_above` false) at most 10.
+    """
     segment_colour: float = Field(0.2, ge=0, le=1)
     """Strength of colour changes in training."""
     segment_resample: float = Field(0.5, ge=0, le=1)

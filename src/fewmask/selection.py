@@ -25,11 +25,9 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-import torch
 
 from fewmask.data.files import images_below
 from fewmask.data.light import NIGHT_BELOW_GREY, grey_level, light_score
-from fewmask.data.transforms import resize_image, to_unit
 from fewmask.errors import DataError, Problem, UsageError
 from fewmask.io.images import read_image
 from fewmask.metrics.choice import Method, Selection, choose
@@ -37,12 +35,11 @@ from fewmask.models.features import level_statistics, pooled_features
 from fewmask.models.weights import PACKAGED_ENCODER
 from fewmask.training.arithmetic import arithmetic
 from fewmask.training.device import choose_device
+from fewmask.training.inference import vector_of
 from fewmask.training.progress import watched
 from fewmask.training.run_folder import RunFolder
 from fewmask.training.run_places import refuse_inside
 from fewmask.training.workspace import csv_cell
-
-SIDE_PX = 224
 
 
 def select(
@@ -116,7 +113,7 @@ def select(
         if method == "distance":
             build = level_statistics if features == "levels" else pooled_features
             network = build(encoder, encoder_weights).to(chosen_device)
-            measure: Measure = partial(_features, network)
+            measure: Measure = partial(vector_of, network)
         else:
             measure = light_score if method == "histogram" else grey_level
         of_target, problems = _measured(target, measure, "target")
@@ -171,13 +168,6 @@ def _refuse_unclear(
                          "[0, 1]", "--quantiles 0.05 0.95"))  # fmt: skip
     if problems:
         raise UsageError(*(Problem("SELECT", *problem) for problem in problems))
-
-
-@torch.no_grad()
-def _features(network: torch.nn.Module, image: np.ndarray) -> np.ndarray:
-    pixels = to_unit(resize_image(image, SIDE_PX, SIDE_PX))[None]
-    device = next(network.parameters()).device
-    return network(pixels.to(device))[0].double().cpu().numpy()
 
 
 def _measured(

@@ -13,6 +13,8 @@ from fewmask.data.transforms import resize_image
 from fewmask.errors import DataError, Problem, UsageError
 from fewmask.io.images import read_image, write_image
 from fewmask.pipelines.adapt_config import RenderMethod
+from fewmask.pipelines.adapt_data import open_domains
+from fewmask.pipelines.adapt_labelled import read_to_translate
 from fewmask.pipelines.adapt_translation import load_unit, translate_image
 from fewmask.pipelines.finished import restore_workspace
 from fewmask.pipelines.running import data_folders_of
@@ -42,7 +44,7 @@ def translate(
         to: The domain whose light is wanted.
         method: ``unit``, which works at the run's working size and is enlarged after that, as
             published; or a cheap one, which takes the light of a random training image of that
-            domain. Default: the first of the run's ``render_methods``.
+            domain, read from the run's data. Default: the first of the run's ``render_methods``.
         device: See ``--device``.
 
     Returns:
@@ -50,7 +52,7 @@ def translate(
 
     Raises:
         UsageError: no ``adapt`` run, not finished, UNIT was not trained in it, no images, or
-            ``out`` holds something already.
+            ``out`` holds something already; a cheap method, and the run's data is not there.
         DataError: images that cannot be read (all at once, after the others are done), or an
             ``out`` inside the images or the run's data.
     """
@@ -125,17 +127,15 @@ def _translator(work: Workspace, method: str, to: Literal["target", "source"]) -
             return resize_image(made, *image.shape[:2])
 
         return by_unit
-    learned = set(work.parts["train"])
-    rows = [
-        row
-        for row, name in enumerate(work.digests)  # in the order of the images
-        if name in learned and name.startswith(f"{to}/")
-    ]
+    config, learned = work.config, set(work.parts["train"])
+    samples = open_domains(Path(work.run.record["data"]), config).samples
+    references = [s.image_path for s in samples if s.id in learned and s.id.startswith(f"{to}/")]
 
     def cheaply(image: np.ndarray, name: str) -> np.ndarray:
-        rng = generator(work.config.seed, "translate", name)
-        reference = np.asarray(work.images[rng.choice(rows)])
-        if work.config.render_noise:
+        rng = generator(config.seed, "translate", name)
+        path = references[rng.choice(len(references))]
+        reference = read_to_translate(path, config.working_size)
+        if config.render_noise:
             return in_light_of(method, image, reference, rng)
         return TRANSLATIONS[method](image, reference, rng)
 

@@ -104,6 +104,14 @@ def test_combined_loss_is_the_weighted_sum(seed, balance):
     assert combined_loss(logits, target, balance).item() == pytest.approx(expected, rel=1e-9)
 
 
+def test_focal_and_combined_loss_are_as_published_unless_asked_otherwise():
+    """γ = 2 and a = 0.5, at p = 1/4: 9/16 log 4, and the mean of that and log 4."""
+    logits = torch.tensor([3.0, 1.0], dtype=torch.float64).log().view(1, 2, 1, 1)
+    target = torch.tensor([[[1]]])
+    assert focal_loss(logits, target).item() == pytest.approx(9 / 16 * math.log(4))
+    assert combined_loss(logits, target).item() == pytest.approx(25 / 32 * math.log(4))
+
+
 def test_focal_loss_of_a_sure_pixel_has_finite_gradients():
     logits = torch.tensor([[40.0, -40.0]]).view(1, 2, 1, 1).requires_grad_()
     focal_loss(logits, torch.tensor([[[0]]]), 0.5).backward()

@@ -215,10 +215,63 @@ def test_a_run_of_another_pipeline_translates_nothing(fewmask, tiny_run, street,
     assert "TRANSLATE-RUN" in result.err
 
 
+def test_the_light_is_taken_from_the_target_image_as_it_is_in_its_file(
+    fewmask, cheap, street, tmp_path, monkeypatch
+):
+    """Not from the one that was made small for the network: its noise is gone."""
+    seen = []
+    monkeypatch.setattr(
+        "fewmask.translate.in_light_of", lambda _, image, other, __: seen.append(other) or image
+    )
+    result = fewmask("translate", cheap, street / "day/images/0000.png", "-o", tmp_path / "out")
+    assert result.code == 0, result.err
+    files = [read_image(path) for path in (street / "night/images").glob("*.png")]
+    assert len(seen) == 1
+    assert any(np.array_equal(seen[0], image) for image in files)
+
+
+def test_without_the_runs_data_a_cheap_translation_says_what_is_missing(
+    fewmask, cheap, street, tmp_path
+):
+    moved = street.parent / "moved"
+    (street / "night").rename(moved)
+    try:
+        result = fewmask("translate", cheap, street / "day/images", "-o", tmp_path / "out")
+    finally:
+        moved.rename(street / "night")
+    assert result.code == 2
+    assert str(street / "night") in result.err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.fixture(scope="module")
 def cheap(fewmask, street, tmp_path_factory):
-    """The published way without UNIT: chosen images, every pixel a label, two rounds."""
-    run = tmp_path_factory.mktemp("cheap") / "run"
+    """The published way without UNIT: chosen images, every pixel a label, two rounds.
+
+    Beside the run: how it was labelled, and what every training of it began with.
+    """
+    run, labelled, fitted = tmp_path_factory.mktemp("cheap") / "run", [], []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(adapt, "label_images", spy(adapt.label_images, labelled))
+        patch.setattr(adapt, "fit_segmenter", spy(adapt.fit_segmenter, fitted))
+        made = cheap_run(fewmask, street, run)
+    CALLS.update(labelled=labelled, fitted=fitted)
+    return made
+
+
+CALLS: dict[str, list] = {}
+"""Of the run `cheap`: (arguments, named arguments) of each call."""
+
+
+def spy(function, calls):
+    def called(*args, **named):
+        calls.append((args, named))
+        return function(*args, **named)
+
+    return called
+
+
+def cheap_run(fewmask, street, run):
     result = fewmask(
         "adapt", *flags_of(street), "-o", run, *TINY, "--adapt-method=rounds", "--adapt-rounds=2",
         "--adapt-keep=1", "--adapt-loss=combined", "--choose-method=distance", "--choose-share=0.5",
@@ -248,7 +301,23 @@ def test_rounds_label_and_learn_by_the_settings(fewmask, street, tmp_path, monke
     assert losses == [("ce", False), ("ce_dice", False)]
 
 
-def test_rounds_go_on_from_the_checkpoint_before_with_the_chosen_images(cheap):
+def test_each_round_labels_the_chosen_images_and_goes_on_from_the_checkpoint_before(cheap):
+    work = workspace(cheap)
+    names = json.loads((cheap / "5-choose/chosen.json").read_text())
+    rows = [row for row, sample in enumerate(work.data.samples) if sample.id in names]
+    assert [args[2] for args, _ in CALLS["labelled"]] == [rows, rows]
+    first, *rounds = CALLS["fitted"]
+    assert "start" not in first[1]
+    begun = [cheap / "6-segment/segmenter.safetensors", cheap / "7-adapt/round-1.safetensors"]
+    assert [named["start"] for _, named in rounds] == begun
+    for args, named in rounds:
+        shares = named["shares"]
+        assert len(args[3]) == len(shares) == len(first[0][3]) + len(rows)
+        assert shares[-len(rows) :] == pytest.approx(work.config.adapt_target_share / len(rows))
+        assert shares.sum() == pytest.approx(1)
+
+
+def test_rounds_leave_their_weights_and_what_was_kept(cheap):
     chosen = json.loads((cheap / "5-choose/chosen.json").read_text())
     assert len(chosen) == 4  # half of the 8 labelled images
     assert all(name.startswith("target/") for name in chosen)
@@ -342,15 +411,22 @@ def test_self_training_that_tells_less_is_stopped_and_said(monkeypatch, fewmask,
     assert all(torch.equal(tensors[0][name], tensors[1][name]) for name in tensors[0])
 
 
-@pytest.mark.parametrize(("scores", "kept"), [((0.5, 0.4), False), ((0.5, 0.6), True)])
-def test_statistics_alone_are_taken_where_the_labels_then_tell_more(
-    scores, kept, monkeypatch, fewmask, street, tmp_path
+@pytest.mark.parametrize(
+    ("scores", "flags", "kept"),
+    [
+        ((0.5, 0.4), (), False),
+        ((0.5, 0.6), (), True),
+        ((0.5, 0.4), ("--no-adapt-stop-if-worse",), True),
+    ],
+)
+def test_statistics_alone_are_taken_where_the_labels_then_tell_more_or_in_any_case(
+    scores, flags, kept, monkeypatch, fewmask, street, tmp_path
 ):
     values = iter(scores)
     monkeypatch.setattr(adapt_choice, "information", lambda *_: next(values))
     run = tmp_path / "run"
     result = fewmask("adapt", *flags_of(street), "-o", run, *TINY, "--adapt-method=statistics",
-                     "--no-controls-source-only")  # fmt: skip
+                     "--no-controls-source-only", *flags)  # fmt: skip
     assert result.code == 0, result.err
     found = json.loads((run / "7-adapt/adaptation.json").read_text())
     assert found["kept"] == "the start" + ", statistics of the target" * kept
@@ -460,6 +536,21 @@ def test_all_trainings_of_a_run_take_the_same_number_of_steps(finished):
 
 def test_paper_is_the_published_system():
     config = resolve(AdaptConfig, PRESETS, "paper")
+    unit = {
+        "crop_px": (256, 512), "width": 64, "blocks": 3, "decoder_norm": "layer",
+        "perceptual_network": "vgg16", "perceptual_weights": "imagenet", "perceptual_norm": True,
+        "learning_rate": 1e-4, "batch_size": 1, "discriminator_width": 64, "scales": 3,
+        "lambda_gan": 10, "lambda_kl": 0.1, "lambda_reconstruction": 100, "lambda_cycle_kl": 0.1,
+        "lambda_cycle": 100, "lambda_perceptual": 1,
+    }  # fmt: skip
+    assert {name: getattr(config, f"translate_{name}") for name in unit} == unit
+    segment = {"optimizer": "sgd", "ema_decay": 0, "rotation_degrees": 0, "decoder_width": 0,
+               "learning_rate": 1e-2, "weight_decay": 1e-4, "batch_size": 8}  # fmt: skip
+    assert {name: getattr(config, f"segment_{name}") for name in segment} == segment
+    assert not config.adapt_stop_if_worse
+    assert not config.adapt_target_statistics
+    assert (config.adapt_networks, config.adapt_sizes, config.adapt_walk) == (1, (1.0,), False)
+    assert (config.predict_views, config.encoder_weights) == ("single", "imagenet")
     assert config.render_methods == ("unit",)
     assert (config.segment_architecture, config.encoder) == ("fpn", "resnet101")
     assert (config.adapt_method, config.adapt_rounds, config.adapt_keep) == ("rounds", 2, 1.0)
@@ -491,7 +582,8 @@ def test_the_same_verb_from_python(street, tmp_path, monkeypatch):
         (("--segment-ema-decay=0",), "SETTING-VALUE"),
         (("--adapt-method=rounds", "--adapt-walk", "--adapt-keep=1"), "SETTING-VALUE"),
         (("--adapt-sizes", "1", "1000"), "SETTING-VALUE"),
-        (("--adapt-method=teacher", "--adapt-networks=2"), "SETTING-VALUE"),
+        (("--adapt-method=statistics", "--no-adapt-target-statistics"), "SETTING-VALUE"),
+        (("--empty-render-methods", "--segment-translated-steps=2"), "SETTING-VALUE"),
         (("--translate-weights=unit.safetensors",), "SETTING-VALUE"),
         (("--render-methods", "unit", "--render-copies=2", *UNIT[3:]), "SETTING-VALUE"),
         ((*UNIT, "--translate-weights=nowhere.safetensors"), "UNIT-WEIGHTS"),
@@ -531,6 +623,39 @@ def test_another_runs_unit_is_taken_as_it_is_unless_it_has_seen_the_test_images(
     assert seen.code == 11, seen.err
     assert "where" in seen.err
     assert not (tmp_path / "leak").exists()
+
+
+@pytest.mark.parametrize(("lost", "says"), [((), "where"), (("1-prepare",), "LEAK-UNKNOWN")])
+def test_a_unit_of_an_unfinished_run_is_asked_for_what_it_has_seen_too(
+    fewmask, finished, street, tmp_path, lost, says
+):
+    begun = shutil.copytree(finished[0], tmp_path / "begun")
+    for name in ("weights", *lost):
+        shutil.rmtree(begun / name)
+    flags = (*TINY, *UNIT, f"--translate-weights={begun / '3-translate' / 'unit.safetensors'}")
+    seen = fewmask("adapt", "--source", street / "day", "--target", street / "night", "--test",
+                   street / "masked_night", "-o", tmp_path / "leak", *flags)  # fmt: skip
+    assert seen.code == 11, seen.err
+    assert says in seen.err
+    assert not (tmp_path / "leak").exists()
+
+
+def test_more_training_on_translated_images_alone(fewmask, street, tmp_path, monkeypatch):
+    fitted = []
+    monkeypatch.setattr(adapt, "fit_segmenter", spy(adapt.fit_segmenter, fitted))
+    run = tmp_path / "run"
+    result = fewmask("adapt", *flags_of(street), "-o", run, *TINY, "--adapt-method=none",
+                     "--segment-translated-steps=2")  # fmt: skip
+    assert result.code == 0, result.err
+    both, alone, control = (named for _, named in fitted)
+    steps = [named["settings"].min_steps for named in (both, alone, control)]
+    assert steps == [3, 2, 5]
+    assert alone["start"] == run / "6-segment/on-both.safetensors"
+    assert both["shares"][:8].sum() == pytest.approx(0.5)
+    assert alone["shares"][:8].sum() == 0
+    assert alone["shares"][8:].sum() == pytest.approx(1)
+    adapted, last = run / "weights/segmenter.safetensors", run / "6-segment/segmenter.safetensors"
+    assert adapted.read_bytes() == last.read_bytes()
 
 
 def test_of_a_handful_of_target_images_the_histogram_leaves_some(fewmask, street, tmp_path):

@@ -197,6 +197,37 @@ def test_linked_copies_among_the_test_images_are_no_drive(street):
     cut_domains(replace(data, samples=tuple(linked)), settings, 0)
 
 
+def target_with_a_test_part(root):
+    """The dark images in parts of their own; the one to test on is a mirrored copy of another."""
+    images = root / "night" / "images"
+    for part, names in (("train", ("0000", "0001", "0002")), ("test", ("0003", "0004"))):
+        (images / part).mkdir()
+        for name in names:
+            (images / f"{name}.png").rename(images / part / f"{name}.png")
+    image = Image.open(images / "train" / "0001.png")
+    image.transpose(Image.Transpose.FLIP_LEFT_RIGHT).save(images / "test" / "0004.png")
+
+
+def test_a_copy_in_the_targets_own_test_part_is_refused(street):
+    target_with_a_test_part(street)
+    with pytest.raises(FewmaskError, match="target/test/0004") as caught:
+        check_domains(street / "day", config(street, test=None))
+    assert [p.code for p in caught.value.problems] == ["DUPLICATE"]
+    check_domains(street / "day", config(street))  # another folder is measured on
+
+
+def test_linked_copies_on_both_sides_are_a_leak(street):
+    """Should the check before the run have missed them: no name of a drive holds these together."""
+    target_with_a_test_part(street)
+    settings = config(street, test=None)
+    data = open_domains(street / "day", settings)
+    group = "target/train/0001"
+    linked = [replace(s, group=group) if s.id == "target/test/0004" else s for s in data.samples]
+    cut_domains(data, settings, 0)
+    with pytest.raises(LeakError, match="0001"):
+        cut_domains(replace(data, samples=tuple(linked)), settings, 0)
+
+
 def test_nothing_left_to_learn_from(street):
     folder = street / "night" / "images" / "test"
     folder.mkdir()

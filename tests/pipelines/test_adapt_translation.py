@@ -12,6 +12,7 @@ from fewmask.pipelines import adapt_translation
 from fewmask.pipelines.adapt_config import AdaptConfig
 from fewmask.pipelines.adapt_data import cut_domains, open_domains
 from fewmask.pipelines.adapt_translation import (
+    crop_side,
     judges_loss,
     load_unit,
     new_unit,
@@ -205,6 +206,14 @@ def street(tmp_path_factory):
     return make_street(root, day=6, night=4, test=2, width=48, height=36)
 
 
+@pytest.mark.parametrize(
+    ("sides", "expected"), [((64,), [64] * 5), ((32, 64), [32, 32, 32, 64, 64])]
+)
+def test_crops_become_larger_part_by_part(sides, expected):
+    config = SMALL.replaced(translate_crop_px=sides, translate_steps=5)
+    assert [crop_side(config, step) for step in range(5)] == expected
+
+
 class TestTraining:
     """The stage itself, on a generated street."""
 
@@ -212,7 +221,7 @@ class TestTraining:
         """A workspace whose images are prepared and cut."""
         config = SMALL.replaced(
             target=street / "night", test=street / "test", class_names=STREET_CLASS_NAMES,
-            image_size=36, image_width=48, translate_crop_px=32, translate_batch_size=2,
+            image_size=36, image_width=48, translate_crop_px=(32,), translate_batch_size=2,
             translate_steps=3, translate_lambda_perceptual=0.0, **settings,
         )  # fmt: skip
         run = RunFolder.create(folder, {"pipeline": "adapt", "settings": {}})

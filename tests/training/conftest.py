@@ -95,7 +95,7 @@ def street_settings(street):
             "translate_width": 4,
             "translate_blocks": 1,
             "translate_scales": 1,
-            "translate_crop_px": 32,
+            "translate_crop_px": [32],
             "translate_discriminator_width": 4,
             "translate_lambda_perceptual": 0.0,
             "render_methods": ("unit", "gamma"),

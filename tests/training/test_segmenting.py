@@ -7,7 +7,12 @@ from fewmask import torchvision_compat
 from fewmask.config import Settings
 from fewmask.errors import UsageError
 from fewmask.models.classifier import timm_classifier
-from fewmask.training.segmenting import new_segmenter, segmentation_loss, start_from_tags
+from fewmask.training.segmenting import (
+    new_segmenter,
+    rotation_degrees,
+    segmentation_loss,
+    start_from_tags,
+)
 
 torchvision_compat.ensure()
 
@@ -70,6 +75,15 @@ def test_decoder_width_is_passed_over_where_there_is_none(architecture):
     config = Settings(segment_architecture=architecture, encoder_weights="none")
     assert config.segment_decoder_width
     new_segmenter(config, 2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "from_above", "turned"),
+    [(180, True, 180), (180, False, 10), (0, False, 0), (4, False, 4)],
+)
+def test_images_with_an_up_are_turned_a_little_or_as_little_as_asked(asked, from_above, turned):
+    config = Settings(segment_rotation_degrees=asked, seen_from_above=from_above)
+    assert rotation_degrees(config) == turned
 
 
 def test_dice_leaves_class_0_out_only_where_it_is_the_background():

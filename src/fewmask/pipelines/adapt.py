@@ -24,7 +24,9 @@ Differs from the paper (preset ``paper``):
 - Both networks work at 512 x 1024 px; the paper enlarges its translations to 1024 x 2048 for the
   segmenter. Masks are predicted at the images' own sizes.
 - Of the segmenter's training nothing is published: Panoptic FPN's SGD, rate 0.01 and decay 1e-4
-  stand in, with batches of 8, 50 passes, and 10,000 steps a round.
+  stand in, with batches of 8, 50 passes, and 10,000 steps a round; a cosine with warm-up, gradients
+  cut at norm 5, images mirrored and enlarged or made smaller by up to 25 %.
+- Extra training on translated images alone, one of its variants, is ``segment_translated_steps``.
 - UNIT is trained between the two folders at hand; the paper had NEXET's day and night for it.
 - Target images are chosen by EfficientNet-Lite0's features, not InceptionV3's, and the nearest are
   kept, not those below a threshold that belongs to one network.
@@ -48,14 +50,13 @@ from fewmask.masks.confidence import place_prior
 from fewmask.pipelines.adapt_checks import refuse_impossible
 from fewmask.pipelines.adapt_choice import BEGIN, Choice, choose_targets, chosen_rows
 from fewmask.pipelines.adapt_config import PRESETS, AdaptConfig
-from fewmask.pipelines.adapt_data import DOMAINS, domain_rows
+from fewmask.pipelines.adapt_data import DOMAINS, domain_rows, masked_rows
 from fewmask.pipelines.adapt_labelled import Labelled, labelled, render
 from fewmask.pipelines.adapt_labels import Labelling, MeanOfNetworks, label_images
 from fewmask.pipelines.adapt_rows import (
     bill,
     candidates,
     checks,
-    masked_rows,
     panels,
     pictures,
     predictor_of,
@@ -100,7 +101,8 @@ def first_steps(work: Workspace) -> int:
     """Optimiser steps before any self-training."""
     config: AdaptConfig = work.config
     epoch = steps_per_epoch(len(masked_rows(work, "source")), config.segment_batch_size)
-    return max(config.segment_epochs * epoch, config.segment_min_steps)
+    steps = max(config.segment_epochs * epoch, config.segment_min_steps)
+    return steps + config.segment_translated_steps
 
 
 def _steps(work: Workspace, steps: int, **changes: Any) -> FitSettings:
@@ -121,8 +123,13 @@ def _fit(work: Workspace, stage: Stage, data: Labelled, name: str, **arguments: 
 
 
 def train_segmenter(work: Workspace, stage: Stage) -> None:
-    """Train on the source images and their translated copies."""
-    _fit(work, stage, labelled(work), "segmenter", settings=_steps(work, first_steps(work)))
+    """Train on the source images and their translated copies, then perhaps on these alone."""
+    more = work.config.segment_translated_steps
+    name = "on-both" if more else "segmenter"
+    _fit(work, stage, labelled(work), name, settings=_steps(work, first_steps(work) - more))
+    if more:
+        start, settings = stage.path / f"{name}.safetensors", _steps(work, more)
+        _fit(work, stage, labelled(work, translated=1), "segmenter", start=start, settings=settings)
 
 
 def adapt(work: Workspace, stage: Stage) -> None:
@@ -198,11 +205,11 @@ def controls(work: Workspace, stage: Stage) -> None:
     changed = "render" in work.stages or "adapt" in work.stages
     made: dict[str, int] = {}
     if measurable and changed and config.controls_source_only:
-        plain = labelled(work, translated=False)
+        plain = labelled(work, translated=0)
         _fit(work, stage, plain, "source-only", settings=_steps(work, steps))
         made["source-only"] = 0
     if measurable and of_target and config.controls_oracle:
-        both = labelled(work, target_masks=True, translated=False)
+        both = labelled(work, target_masks=True, translated=0)
         _fit(work, stage, both, "oracle", settings=_steps(work, steps))
         made["oracle"] = len(of_target)
     stage.write_json("controls.json", made)

@@ -11,23 +11,15 @@ from fewmask.errors import CheckpointError, LeakError, UsageError
 from fewmask.io.images import read_image
 from fewmask.models.features import content_features, level_statistics
 from fewmask.pipelines.adapt_config import AdaptConfig
-from fewmask.pipelines.adapt_rows import (
-    known_images_of,
-)
-from fewmask.pipelines.adapt_translation import (
-    new_unit,
-)
+from fewmask.pipelines.adapt_translation import new_unit
 from fewmask.training.checkpoint import load_weights
-from fewmask.training.segmenting import (
-    new_segmenter,
-)
+from fewmask.training.known_images import KnownImages
+from fewmask.training.run_folder import RunFolder
+from fewmask.training.segmenting import new_segmenter
 
 
 def refuse_impossible(
-    config: AdaptConfig,
-    data: DataFolder,
-    stages: Sequence[str],
-    parts: Sequence[Split],
+    config: AdaptConfig, data: DataFolder, stages: Sequence[str], parts: Sequence[Split]
 ) -> None:
     """Build each network once, before anything is trained.
 
@@ -69,7 +61,7 @@ def _check_given_unit(
 
     Raises:
         UsageError: no such file, or weights of another network.
-        LeakError: a test image is one of that run's training images.
+        LeakError: a test image is one of that run's training images, or these are not known.
     """
     try:
         load_weights(path, new_unit(config).unit)
@@ -92,3 +84,14 @@ def _check_given_unit(
                 expected="a UNIT that has not seen the test images",
                 fix="train UNIT here (leave out --translate-weights), or test on other images",
             )
+
+
+def known_images_of(unit_weights: Path) -> KnownImages | None:
+    """What the run in whose stage a UNIT lies has seen; None if it lies in no run.
+
+    Raises:
+        LeakError: it lies in a run that no longer knows its images.
+        CheckpointError: the run's list of them is damaged.
+    """
+    run = unit_weights.resolve().parents[1]
+    return KnownImages.of(RunFolder.open(run)) if (run / "run.yaml").is_file() else None

@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import numpy as np
-import torch
 from torch import nn
 
 from fewmask.data.light import light_score
-from fewmask.data.transforms import resize_image, to_unit
+from fewmask.io.images import read_image
 from fewmask.metrics.choice import Method, choose
 from fewmask.models.features import level_statistics
 from fewmask.pipelines.adapt_config import AdaptConfig
-from fewmask.pipelines.adapt_data import domain_rows
-from fewmask.pipelines.adapt_rows import masked_rows
+from fewmask.pipelines.adapt_data import domain_rows, masked_rows
 from fewmask.pipelines.adapt_teaching import information, use_statistics_of
+from fewmask.training.inference import vector_of
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import Stage
 from fewmask.training.workspace import Workspace
 
-CHOOSE_PX = 224
-"""Side to which images are resized for the features to choose by."""
 QUANTILES = (0.05, 0.95)
 """Of the target's light scores: outside it an image is not chosen by histogram."""
 ENOUGH_FOR_QUANTILES = 20
@@ -40,19 +37,15 @@ def choose_targets(work: Workspace, stage: Stage) -> None:
     config: AdaptConfig = work.config
     rows = domain_rows(work, "target", "train")
     keep = max(1, round(config.choose_share * len(masked_rows(work, "source"))))
-    measured: dict[str, Any] = {}
-    network = None
+    measure: Callable[[np.ndarray], float | np.ndarray] = light_score
     if config.choose_method == "distance":
-        network = level_statistics(config.choose_encoder, config.choose_weights).to(work.device)
+        network = level_statistics(config.choose_encoder, config.choose_weights)
+        measure = partial(vector_of, network.to(work.device))
     loop = Loop(stage, len(rows), seed=config.seed, state={}, unit="image", resumable=False)
-    for row in (rows[i] for i in loop):
-        image = np.asarray(work.images[row])
-        if network is None:
-            measured[str(row)] = light_score(image)
-            continue
-        small = to_unit(resize_image(image, CHOOSE_PX, CHOOSE_PX))[None].to(work.device)
-        with torch.no_grad():
-            measured[str(row)] = network(small)[0].cpu().double().numpy()
+    measured = {
+        str(row): measure(read_image(work.data.samples[row].image_path))
+        for row in (rows[i] for i in loop)
+    }
     method: Method = "distance" if config.choose_method == "distance" else "histogram"
     quantiles = QUANTILES if len(rows) >= ENOUGH_FOR_QUANTILES else (0.0, 1.0)
     found = choose(method, measured, measured, keep, None, None, quantiles)
@@ -74,7 +67,8 @@ class Choice:
     """The network to hand out, chosen by what its labels tell about the target images.
 
     With ``adapt_target_statistics`` each network is there twice: as it is, and normalising by the
-    statistics of the target images. Without ``adapt_stop_if_worse`` the last one as it is is kept.
+    statistics of the target images. Without ``adapt_stop_if_worse`` the last one as it is is kept,
+    or, where statistics are all that is learned (``adapt_method``), with those of the target.
 
     Attributes:
         information: Of each network offered, by name, in nats.
@@ -91,16 +85,18 @@ class Choice:
     def offer(self, name: str, network: nn.Module) -> bool:
         """Measure a network; returns whether it, in either form, is the one kept now."""
         config: AdaptConfig = self.work.config
-        forms = {name: network}
+        forms, wanted = {name: network}, name
         if config.adapt_target_statistics and len(self.rows) > 1:
             other = copy.deepcopy(network)
             use_statistics_of(other, self.work.images, self.rows)
-            forms[f"{name}, statistics of the target"] = other
+            of_target = f"{name}, statistics of the target"
+            forms[of_target] = other
+            wanted = of_target if config.adapt_method == "statistics" else name
         better = False
         for form, candidate in forms.items():
             found = information(candidate, self.work.images, self.rows)
             best = max(self.information.values(), default=-math.inf)
             self.information[form] = found
-            if found > best if config.adapt_stop_if_worse else form == name:
+            if found > best if config.adapt_stop_if_worse else form == wanted:
                 self.kept, self.network, better = form, candidate, True
         return better

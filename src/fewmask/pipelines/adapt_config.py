@@ -79,6 +79,8 @@ class AdaptConfig(TeacherSettings):
     """Passes over the labelled source images before any self-training."""
     segment_min_steps: int = Field(400, ge=0)
     """No fewer optimiser steps than this."""
+    segment_translated_steps: int = Field(0, ge=0)
+    """As many steps more, from there, on the translated images alone: published as a variant."""
     segment_rare_classes: bool = False
     """Draw labelled images by what is rare on them, in every training, the controls' too."""
 
@@ -88,9 +90,9 @@ class AdaptConfig(TeacherSettings):
     """Use the UNIT that another run has trained, its translate/unit.safetensors, and train none."""
     translate_batch_size: int = Field(1, ge=1)
     """Images of each domain a step. Published: its authors' default, 1."""
-    translate_crop_px: int = Field(512, ge=32)
-    """Side of the random crops that UNIT is trained on, cut to the working size; a multiple of 4.
-    Published: 256, then 512."""
+    translate_crop_px: tuple[Annotated[int, Field(ge=32)], ...] = Field((256, 512), min_length=1)
+    """Sides of the random crops that UNIT is trained on, one after the other for as many steps
+    each; cut to the working size and to multiples of 4. Published: 256, then 512."""
     translate_perceptual_network: str = "vgg16"
     """Network of the perceptual loss: vgg16, as published, or timm's name of one."""
     translate_perceptual_weights: str = "imagenet"
@@ -183,7 +185,7 @@ class AdaptConfig(TeacherSettings):
         """The coarsest judge must still see one patch of a crop."""
         if "unit" not in self.render_methods:
             return self
-        side = min(self.translate_crop_px, self.image_size, self.image_width) // 4 * 4
+        side = min(*self.translate_crop_px, self.image_size, self.image_width) // 4 * 4
         least = 2 ** (JUDGE_LAYERS + self.translate_scales - 1)
         if side < least:
             raise ValueError(
@@ -199,12 +201,12 @@ class AdaptConfig(TeacherSettings):
             raise ValueError("adapt_method teacher is a moving average: segment_ema_decay above 0")
         if self.adapt_walk and self.adapt_keep == 1 and self.adapt_method == "rounds":
             raise ValueError("adapt_walk has nothing to do where adapt_keep is 1: set it to false")
-        if self.adapt_networks > 1 and self.adapt_method != "rounds":
-            raise ValueError(
-                f"adapt_networks has nothing to do in adapt_method {self.adapt_method}"
-            )
+        if self.adapt_method == "statistics" and not self.adapt_target_statistics:
+            raise ValueError("adapt_method statistics without adapt_target_statistics is none")
         if set(self.render_methods) == {"unit"} and self.render_copies > 1:
             raise ValueError("render_copies: UNIT makes the same copy each time, so 1")
+        if self.segment_translated_steps and not self.render_methods:
+            raise ValueError("segment_translated_steps without render_methods")
         if self.translate_weights != "none" and "unit" not in self.render_methods:
             raise ValueError("translate_weights without unit in render_methods")
         return self
@@ -283,6 +285,7 @@ PRESETS: dict[str, dict[str, Any]] = {
         "segment_learning_rate": 1e-2,
         "segment_weight_decay": 1e-4,
         "segment_encoder_rate": 1.0,
+        "segment_rotation_degrees": 0.0,
         "segment_colour": 0.0,
         "predict_views": "single",
         "choose_method": "distance",

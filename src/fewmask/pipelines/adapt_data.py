@@ -86,7 +86,7 @@ def check_domains(root: Path, config: AdaptConfig) -> None:
     for inspection in inspections:
         problems += inspection.problems
     for copies in (*find_exact_copies(inspections), *find_near_copies(inspections)):
-        problems += _across(copies)
+        problems += _across(copies, config)
     refuse(problems)
 
 
@@ -149,21 +149,22 @@ def _refuse_folds(config: AdaptConfig) -> None:
 
 
 def _refuse_shared_groups(learned: Sequence[Sample], tested: Sequence[Sample]) -> None:
-    """A drive that a pattern names must not stand on both sides, in whatever folder.
+    """A drive that a pattern names must not stand on both sides, in whatever folder; nor copies.
 
-    The group of an image by itself, or of copies that were linked, is an image's id: no drive.
+    The group of an image by itself, or of copies that were linked, is an image's id. It names no
+    drive that another folder may have too, but copies all the same.
     """
     ids = {sample.id for sample in (*learned, *tested)}
-    known = {_in_its_folder(s.group): s for s in learned if s.group not in ids}
+    known = {s.group: s for s in learned}
+    drives = {_in_its_folder(s.group): s for s in learned if s.group not in ids}
     for sample in tested:
-        group = _in_its_folder(sample.group)
-        other = known.get(group)
-        if other and sample.group not in ids:
+        drive = None if sample.group in ids else drives.get(_in_its_folder(sample.group))
+        if other := known.get(sample.group) or drive:
             raise LeakError.of(
                 "LEAK",
-                where=f"group {group}",
+                where=f"group {_in_its_folder(sample.group)}",
                 found=f"{other.id} to learn from and {sample.id} to test on",
-                expected="each group on one side",
+                expected="each group, and all copies of a picture, on one side",
                 fix="take its images out of one of the folders",
             )
 
@@ -177,6 +178,12 @@ def domain_rows(work: Workspace, domain: str, *parts: str) -> list[int]:
         *parts: Any of ``train``, ``val``, ``test``.
     """
     return [row for row in work.rows(*parts) if _domain(work.data.samples[row]) == domain]
+
+
+def masked_rows(work: Workspace, domain: str) -> list[int]:
+    """Training rows of a domain whose true masks are there; of the target, for the oracle alone."""
+    rows = domain_rows(work, domain, "train")
+    return [row for row in rows if work.data.samples[row].mask_path is not None]
 
 
 DOMAINS = DataSource(check=check_domains, open=open_domains, cut=cut_domains)  # type: ignore[arg-type]
@@ -270,9 +277,11 @@ def _in_its_folder(name: str) -> str:
     return name.partition("/")[2]
 
 
-def _across(copies: Sequence[Sample]) -> list[Problem]:
+def _across(copies: Sequence[Sample], config: AdaptConfig) -> list[Problem]:
     """A problem for copies in several domains: such a target would be labelled, or tested on."""
-    if len({_domain(sample) for sample in copies}) == 1:
+    tested = config.test is None  # the target's own test part, rather than another folder
+    places = {(_domain(s), tested and official_part(s.id) == "test") for s in copies}
+    if len(places) == 1 or {domain for domain, _ in places} == {"source"}:
         return []
     return [
         Problem(
@@ -280,7 +289,7 @@ def _across(copies: Sequence[Sample]) -> list[Problem]:
             copies[0].id,
             "the same picture, perhaps mirrored, turned, resized or compressed anew: "
             + ", ".join(sample.id for sample in copies[:SHOWN]),
-            "no picture in two of the folders",
+            "no picture in two of the folders, or to learn from and to test on",
             "remove it from one of them",
         )
     ]

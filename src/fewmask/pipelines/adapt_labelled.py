@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,7 @@ from fewmask.data.mixing import rare_image_shares
 from fewmask.data.transforms import resize_image
 from fewmask.io.images import read_image
 from fewmask.pipelines.adapt_config import AdaptConfig
-from fewmask.pipelines.adapt_data import domain_rows
-from fewmask.pipelines.adapt_rows import masked_rows
+from fewmask.pipelines.adapt_data import domain_rows, masked_rows
 from fewmask.pipelines.adapt_translation import load_unit, translate_image
 from fewmask.randomness import generator
 from fewmask.training.loop import Loop
@@ -54,10 +54,10 @@ LARGEST = 2
 before they are made small, as in a camera."""
 
 
-def _seen(work: Workspace, row: int) -> np.ndarray:
+def read_to_translate(path: Path, working_size: tuple[int, int]) -> np.ndarray:
     """An image as large as it is to be translated, (H, W, 3) uint8."""
-    image = read_image(work.data.samples[row].image_path)
-    sides = zip(image.shape[:2], work.config.working_size, strict=True)
+    image = read_image(path)
+    sides = zip(image.shape[:2], working_size, strict=True)
     return resize_image(image, *(min(own, LARGEST * working) for own, working in sides))
 
 
@@ -78,9 +78,13 @@ def render(work: Workspace, stage: Stage) -> None:
         name = f"translated/{work.data.samples[source[k]].id}-{copy}"
         ids = [work.data.samples[row].id for row in parents]
         origins.append({"id": name, "method": method, "parents": ids})
+
+    def seen(row: int) -> np.ndarray:
+        return read_to_translate(work.data.samples[row].image_path, config.working_size)
+
     for i in loop:
         rng = generator(config.seed, stage.label, i)
-        image, reference = _seen(work, source[i % len(source)]), _seen(work, references[i])
+        image, reference = seen(source[i % len(source)]), seen(references[i])
         made = by_name[origins[i]["method"]](image, reference, rng)
         rendered[i] = resize_image(made, *config.working_size)
     rendered.flush()
@@ -120,13 +124,15 @@ class Labelled:
         )
 
 
-def labelled(work: Workspace, *, target_masks: bool = False, translated: bool = True) -> Labelled:
+def labelled(
+    work: Workspace, *, target_masks: bool = False, translated: float | None = None
+) -> Labelled:
     """The labelled source images.
 
     Args:
         work: Images, masks, settings.
         target_masks: Also target images with their true masks: for the oracle alone.
-        translated: Also the translated copies, if there are any.
+        translated: Share of the translated copies, if there are any; default ``render_share``.
     """
     config: AdaptConfig = work.config
     source = masked_rows(work, "source")
@@ -137,9 +143,10 @@ def labelled(work: Workspace, *, target_masks: bool = False, translated: bool = 
         counts = [np.bincount(truth[row].ravel(), minlength=256) for row in rows]
         shares = rare_image_shares(np.stack(counts)[:, : work.num_classes], least_px=LEAST_PX)
     plain = Labelled((work.images,), (truth,), rows, shares)
-    if not translated or "render" not in work.stages:
+    share = config.render_share if translated is None else translated
+    if not share or "render" not in work.stages:
         return plain
     rendered = np.load(work.stages["render"].path / "rendered.npy", mmap_mode="r")
     copies = len(rendered) // len(source)
     masks = [truth.array[: len(source)]] * copies
-    return plain.joined(rendered, masks, config.render_share, np.tile(shares, copies))
+    return plain.joined(rendered, masks, share, np.tile(shares, copies))

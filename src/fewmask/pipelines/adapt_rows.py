@@ -9,15 +9,14 @@ from typing import Any
 import numpy as np
 
 from fewmask.io.images import read_image
+from fewmask.pipelines.adapt_checks import known_images_of
 from fewmask.pipelines.adapt_config import AdaptConfig
-from fewmask.pipelines.adapt_data import domain_rows
+from fewmask.pipelines.adapt_data import domain_rows, masked_rows
 from fewmask.pipelines.adapt_translation import load_unit, translate_image
 from fewmask.report.bill import pretrained_labels, pretrained_weights
 from fewmask.report.figures import drawn_ids, strip_png
 from fewmask.report.html import Case
 from fewmask.training.evaluation import Candidate, prior_controls
-from fewmask.training.known_images import FILE, KnownImages
-from fewmask.training.run_folder import RunFolder
 from fewmask.training.segmenting import SegmenterPredictor, load_segmenter, true_targets
 from fewmask.training.workspace import Workspace
 
@@ -27,12 +26,6 @@ RESULT = "adapted"
 BEFORE = "before self-training"
 OWN_STATISTICS = "with the statistics of its training"
 SHOWN_TRANSLATIONS = 3
-
-
-def masked_rows(work: Workspace, domain: str) -> list[int]:
-    """Training rows of a domain whose true masks are there; of the target, for the oracle alone."""
-    rows = domain_rows(work, domain, "train")
-    return [row for row in rows if work.data.samples[row].mask_path is not None]
 
 
 def candidates(work: Workspace) -> list[Candidate]:
@@ -152,16 +145,18 @@ def pictures(works: Sequence[Workspace]) -> list[Case]:
 def bill(works: Sequence[Workspace]) -> list[tuple[str, str, str]]:
     """Every label that went into the result: (what, labels, source)."""
     work = works[0]
-    count, unlabelled = len(masked_rows(work, "source")), len(domain_rows(work, "target", "train"))
+    target, masks = domain_rows(work, "target", "train"), masked_rows(work, "target")
+    oracle = f"; {len(masks):,} have masks, for the oracle alone" if masks else ""
     return [
-        ("pixel masks of the source", f"{count:,}", "your data, training part"),
-        ("pixel masks of the target", "0", f"{unlabelled:,} images without; masks measure only"),
+        ("pixel masks of the source", f"{len(masked_rows(work, 'source')):,}",
+         "your data, training part"),
+        ("pixel masks of the target", "0", f"{len(target):,} images to learn from{oracle}"),
         *pretrained_labels(work.config),
-        *_further_networks(work),
-    ]
+        *_pretrained_helpers(work),
+    ]  # fmt: skip
 
 
-def _further_networks(work: Workspace) -> list[tuple[str, str, str]]:
+def _pretrained_helpers(work: Workspace) -> list[tuple[str, str, str]]:
     """Networks that helped and are not handed out."""
     config: AdaptConfig = work.config
     lines: list[tuple[str, str, str]] = []
@@ -175,14 +170,6 @@ def _further_networks(work: Workspace) -> list[tuple[str, str, str]]:
     if "choose" in work.stages and config.choose_method == "distance":
         lines += pretrained_weights("weights of the features to choose by", config.choose_weights)
     return lines
-
-
-def known_images_of(unit_weights: Path) -> KnownImages | None:
-    """What the run in whose stage a UNIT lies has seen; None if that is no finished run."""
-    run = unit_weights.resolve().parents[1]
-    if not (run / "weights" / FILE).is_file():
-        return None
-    return KnownImages.of(RunFolder.open(run))
 
 
 def checks(works: Sequence[Workspace]) -> dict[str, Any]:

@@ -221,13 +221,17 @@ def train_unit(work: Workspace, stage: Stage) -> None:
             )
         real = {domain: next(batches[domain])[0].to(work.device) for domain in rows}
         count = min(map(len, real.values()))
-        real_a, real_b = (
-            to_signed(random_crop(real[domain][:count], config.translate_crop_px))
-            for domain in rows
-        )
+        side = crop_side(config, step)
+        real_a, real_b = (to_signed(random_crop(real[domain][:count], side)) for domain in rows)
         losses = unit_step(nets, features, optimizers, real_a, real_b, config, loop)
         loop.record(**losses)
     save_weights(stage.path / "unit.safetensors", nets.unit)
+
+
+def crop_side(config: AdaptConfig, step: int) -> int:
+    """Side in px of the crops of a step: each of ``translate_crop_px`` in its part of the steps."""
+    sides = config.translate_crop_px
+    return sides[step * len(sides) // config.translate_steps]
 
 
 def random_crop(image: Tensor, side_px: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fewmask.attribution.cam import VIEWS
-from fewmask.data.transforms import to_unit
+from fewmask.data.transforms import resize_image, to_unit
 from fewmask.training.signals import stop_if_asked
 
 
@@ -70,3 +70,22 @@ def predict_tags(
         logits = network(image).float()
         found.append(logits.softmax(1)[:, 1:] if exclusive else logits.sigmoid())
     return torch.cat(found).cpu().numpy() if found else np.zeros((0, 0), np.float32)
+
+
+SIDE_PX = 224
+"""Images are resized to squares of this side where whole images are compared."""
+
+
+@torch.no_grad()
+def vector_of(network: nn.Module, image: np.ndarray) -> np.ndarray:
+    """What a network of ``models/features.py`` gives for one image of any size.
+
+    Args:
+        network: One of those that give a vector an image, (N, 3, H, W) float in [0, 1] to (N, D).
+        image: (H, W, 3) uint8; resized to ``SIDE_PX`` x ``SIDE_PX``.
+
+    Returns:
+        (D,) float64.
+    """
+    small = to_unit(resize_image(image, SIDE_PX, SIDE_PX))[None]
+    return network(small.to(next(network.parameters()).device))[0].double().cpu().numpy()

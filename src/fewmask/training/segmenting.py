@@ -174,7 +174,7 @@ def fit_segmenter(
             flips=config.seen_from_above,
             mirror=True,
             zoom=config.segment_zoom,
-            rotation_degrees=config.segment_rotation_degrees if config.seen_from_above else 10.0,
+            rotation_degrees=rotation_degrees(config),
             colour=config.segment_colour,
             resample=config.segment_resample,
         )
@@ -204,6 +204,16 @@ def fit_segmenter(
     )
     save_weights(path, network)
     return network
+
+
+UPRIGHT_DEGREES = 10.0
+"""Images with an up are turned no further."""
+
+
+def rotation_degrees(config: Settings) -> float:
+    """Largest rotation in training."""
+    most = 180.0 if config.seen_from_above else UPRIGHT_DEGREES
+    return min(config.segment_rotation_degrees, most)
 
 
 def has_encoder(config: Settings) -> bool:
