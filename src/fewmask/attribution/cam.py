@@ -19,7 +19,6 @@ pixel centres. ``docs/attribution.md`` says where two well-known packages differ
 from __future__ import annotations
 
 from collections.abc import Sequence
-from difflib import get_close_matches
 from typing import Any, Literal
 
 import torch
@@ -29,13 +28,20 @@ from torch.nn.functional import relu
 from fewmask.attribution.hooks import (
     Capture,
     capture,
-    describe,
     eval_mode,
     find_layer,
     layers_with_maps,
 )
+from fewmask.attribution.maps import (
+    class_of_each_image,
+    min_max,
+    require_choice,
+    require_count,
+    require_finite,
+    require_images,
+)
 from fewmask.attribution.score_cam import MaskScores, channel_masks, resize, score_weights
-from fewmask.errors import NumericalError, UsageError
+from fewmask.errors import UsageError
 
 __all__ = (
     "METHODS",
@@ -65,7 +71,7 @@ def compute_cam(
     image: Tensor,
     *,
     target_layer: nn.Module,
-    class_index: int | Tensor,
+    class_index: int | Tensor | None,
     method: str = "grad_cam",
     weighting: str = "cic",
     baseline: Tensor | None = None,
@@ -84,7 +90,8 @@ def compute_cam(
         target_layer: A layer of the network, see :func:`find_layer`. For ``cam`` it must be the
             one that is average-pooled into the last ``nn.Linear``. Grad-CAM++ was derived for
             non-negative activations: give it the layer behind the ReLU.
-        class_index: Which logit, for all images or one for each (N,), int64.
+        class_index: Which logit, for all images or one for each (N,), int64; None is each image's
+            highest.
         method: One of ``METHODS``.
         weighting: Score-CAM only: ``cic``, the increase of the logit over the baseline; ``softmax``
             of the masked images' logits over the channels; ``class_softmax`` over the classes.
@@ -115,27 +122,20 @@ def compute_cam(
     tensor([[[0.0000, 0.2500],
              [0.5000, 1.0000]]])
     """
-    _check_choice("method", method, METHODS)
-    _check_choice("weighting", weighting, WEIGHTINGS)
-    _check_count("mask_batch_size", mask_batch_size)
-    _check_count("max_masks", 1 if max_masks is None else max_masks)
-    if image.ndim != 4 or not len(image):
-        raise UsageError.of(
-            "CAM-IMAGE",
-            where="image",
-            found=f"the shape {tuple(image.shape)}",
-            expected="(N, 3, H, W) with N of 1 or more",
-            fix="stack the images into one batch",
-        )
+    require_choice("method", method, METHODS)
+    require_choice("weighting", weighting, WEIGHTINGS)
+    require_count("mask_batch_size", mask_batch_size)
+    require_count("max_masks", 1 if max_masks is None else max_masks)
+    require_images(image)
     needs_gradient = method in _GRADIENT_METHODS
     with torch.inference_mode(False), eval_mode(network):
         image = image.clone() if image.is_inference() else image.detach()
         with capture(target_layer, gradients=needs_gradient) as record:
             with torch.set_grad_enabled(needs_gradient):
                 logits = network(image)
-            index = _class_of_each_image(class_index, logits, image)
+            index = class_of_each_image(class_index, logits, image)
             gradient = _gradient_of(logits, index, record) if needs_gradient else None
-        activation = _finite("the target layer's output", _activation_of(record))
+        activation = require_finite("the target layer's output", _activation_of(record))
         _require_pixels(activation, network, image)
         with torch.no_grad():
             if method == "score_cam":
@@ -148,8 +148,8 @@ def compute_cam(
             else:
                 weights = _gradient_weights(method, activation, gradient)
             cam = relu((weights * activation).sum(1, keepdim=True))  # (N, 1, h, w)
-            cam = _finite("the map", resize(cam, image.shape[-2:])[:, 0])
-            return (_min_max(cam) if normalise else cam).float()
+            cam = require_finite("the map", resize(cam, image.shape[-2:])[:, 0])
+            return (min_max(cam) if normalise else cam).float()
 
 
 @torch.no_grad()
@@ -227,7 +227,7 @@ def multi_scale_cam(
         resized = resize(pixels, size, antialias=True)
         return torch.rot90(resized.flip(-1) if mirrored else resized, turns, (-2, -1))
 
-    _check_choice("views", views, tuple(VIEWS))
+    require_choice("views", views, tuple(VIEWS))
     total = torch.zeros(len(image), height, width, device=image.device)
     for size in sizes:
         for turns, mirrored in VIEWS[views]:
@@ -331,66 +331,3 @@ def _require_pixels(activation: Tensor, network: nn.Module, image: Tensor) -> No
         expected="a layer whose output has a height and a width",
         fix="use a larger image" + (f", or one of {', '.join(usable)}" if usable else ""),
     )
-
-
-def _class_of_each_image(class_index: int | Tensor, logits: Any, image: Tensor) -> Tensor:
-    """(N,) int64 on the logits' device, checked against the number of outputs."""
-    if not isinstance(logits, Tensor) or logits.ndim != 2 or len(logits) != len(image):
-        raise UsageError.of(
-            "CAM-LOGITS",
-            where="network",
-            found=f"output {describe(logits)}",
-            expected=f"logits of the shape ({len(image)}, num_outputs)",
-            fix="wrap the network so that it returns its logits alone",
-        )
-    index = torch.as_tensor(class_index, device=logits.device)
-    if (
-        index.is_floating_point()
-        or (index.ndim and index.shape != (len(image),))
-        or not bool(((index >= 0) & (index < logits.shape[1])).all())
-    ):
-        raise UsageError.of(
-            "CAM-CLASS",
-            where="class_index",
-            found=index.tolist(),
-            expected=f"one integer, or {len(image)}, from 0 to {logits.shape[1] - 1}",
-            fix="count the classes as the classifier's outputs are counted",
-        )
-    return index.long().expand(len(image))
-
-
-def _min_max(cam: Tensor) -> Tensor:
-    """(N, H, W) to [0, 1], image by image; a map that is constant up to rounding gives zeros."""
-    low, high = cam.amin((1, 2), keepdim=True), cam.amax((1, 2), keepdim=True)
-    varies = high - low > 8 * torch.finfo(cam.dtype).eps * high
-    return torch.where(varies, (cam - low) / torch.where(varies, high - low, 1), 0)
-
-
-def _finite(what: str, values: Tensor) -> Tensor:
-    if not bool(values.isfinite().all()):
-        raise NumericalError.of(
-            "CAM-NOT-FINITE",
-            where=what,
-            found="NaN or infinity",
-            expected="finite numbers",
-            fix="check the image's values and the classifier's weights; try float32",
-        )
-    return values
-
-
-def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
-    if value not in choices:
-        raise UsageError.of(
-            "CAM-SETTING",
-            where=name,
-            found=repr(value),
-            expected=f"one of {', '.join(choices)}",
-            fix=f"use {(get_close_matches(value, choices, n=1) or choices)[0]!r}",
-        )
-
-
-def _check_count(name: str, value: int) -> None:
-    if value < 1:
-        raise UsageError.of(
-            "CAM-SETTING", where=name, found=value, expected="1 or more", fix="use the default"
-        )
