@@ -36,20 +36,32 @@ def class_of_each_image(class_index: int | Tensor | None, logits: Any, image: Te
         )
     if class_index is None:
         return logits.argmax(1)
-    index = torch.as_tensor(class_index, device=logits.device)
-    if (
-        index.is_floating_point()
-        or (index.ndim and index.shape != (len(image),))
-        or not bool(((index >= 0) & (index < logits.shape[1])).all())
-    ):
-        raise UsageError.of(
-            "CAM-CLASS",
-            where="class_index",
-            found=index.tolist(),
-            expected=f"one integer, or {len(image)}, from 0 to {logits.shape[1] - 1}",
-            fix="count the classes as the classifier's outputs are counted",
-        )
+    index = one_for_each(class_index, image).to(logits.device)
+    if not bool(((index >= 0) & (index < logits.shape[1])).all()):
+        raise _no_class(index, f"integers from 0 to {logits.shape[1] - 1}")
+    return index
+
+
+def one_for_each(class_index: int | Tensor, image: Tensor) -> Tensor:
+    """(N,) int64 of one class for all images, or of one for each.
+
+    Raises:
+        UsageError: Not an integer, or not as many as there are images.
+    """
+    index = torch.as_tensor(class_index)
+    if index.is_floating_point() or (index.ndim and index.shape != (len(image),)):
+        raise _no_class(index, f"one integer, or {len(image)}")
     return index.long().expand(len(image))
+
+
+def _no_class(index: Tensor, expected: str) -> UsageError:
+    return UsageError.of(
+        "CAM-CLASS",
+        where="class_index",
+        found=index.tolist(),
+        expected=expected,
+        fix="count the classes as the classifier's outputs are counted",
+    )
 
 
 def min_max(cam: Tensor) -> Tensor:

@@ -1,18 +1,18 @@
 """Saliency maps: on which pixels of the image the classifier's score depends.
 
-========================  ==================================================  =======================
-method                    map of each channel, before its scale               source
-========================  ==================================================  =======================
-``plain``                 g = ∂f_c/∂x                                         Simonyan 2014
-``deconv``                g, ReLUs pass what is positive of a gradient,       Zeiler & Fergus 2014
+========================  =================================================  =====================
+method                    map of each channel, before its scale              source
+========================  =================================================  =====================
+``plain``                 g = ∂f_c/∂x                                        Simonyan 2014
+``deconv``                g, ReLUs pass what is positive of a gradient,      Zeiler & Fergus 2014
                           whatever they were given
-``guided``                g, ReLUs pass what is positive of a gradient        Springenberg 2015
+``guided``                g, ReLUs pass what is positive of a gradient       Springenberg 2015
                           where they were given something positive
-``smoothgrad``            mean of g at x + n, n ~ N(0, σ²), σ a share of      Smilkov 2017
+``smoothgrad``            mean of g at x + n, n ~ N(0, σ²), σ a share of     Smilkov 2017
                           the image's range
-``integrated_gradients``  (x − x_b) ∘ mean of g on the way from x_b to x      Sundararajan 2017
-``guided_grad_cam``       guided ∘ Grad-CAM, enlarged to the image            Selvaraju 2017, 3.2
-========================  ==================================================  =======================
+``integrated_gradients``  (x − x_b) ∘ mean of g on the way from x_b to x     Sundararajan 2017
+``guided_grad_cam``       guided ∘ Grad-CAM, enlarged to the image           Selvaraju 2017, 3.2
+========================  =================================================  =====================
 
 x is the image, f_c the logit of the class. A pixel's value is the largest absolute value of its
 channels. A rule changes how ReLUs pass a gradient back, wherever and however the network calls
@@ -38,6 +38,7 @@ from fewmask.attribution.hooks import eval_mode, find_layer
 from fewmask.attribution.maps import (
     class_of_each_image,
     min_max,
+    one_for_each,
     require_choice,
     require_count,
     require_finite,
@@ -170,7 +171,7 @@ def input_gradient(
         NumericalError: The gradient is not finite.
     """
     require_choice("rule", rule, RULES)
-    index = None if class_index is None else torch.as_tensor(class_index).expand(len(image))
+    index = None if class_index is None else one_for_each(class_index, image)
     gradients = []
     with torch.inference_mode(False), eval_mode(network):
         network.requires_grad_(False)
@@ -251,7 +252,7 @@ class ReluRule(TorchFunctionMode):
             return func(*args, **(kwargs or {}))
         self.met += 1
         x, apply, inplace = call
-        return _Ruled.apply(x, apply, inplace, self.rule == "guided")  # type: ignore[no-untyped-call]
+        return _Ruled.apply(x, apply, inplace, self.rule == "guided")
 
     def require_met(self, network: nn.Module) -> None:
         """Refuse a network without any call to rule: its map would be the plain one."""
@@ -283,7 +284,7 @@ class _Ruled(torch.autograd.Function):
         return x.copy_(result)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
         gradient = gradient.clamp(min=0)
         if ctx.saved_tensors:
             (x,) = ctx.saved_tensors
