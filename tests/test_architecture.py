@@ -21,11 +21,13 @@ LAYERS = (
         "predict_video",
         "selection",
         "translate",
+        "explaining",
         "factory_runs",
         "api",
         "cli",
         "cli_pipelines",
         "cli_domains",
+        "cli_explain",
         "cli_factory",
         "demo",
         "doctor",
@@ -106,8 +108,8 @@ def test_packages_export_nothing_so_that_imports_stay_lazy():
 
 def test_the_public_names_are_these():
     assert fewmask.__all__ == [
-        "FewmaskError", "Run", "__version__", "adapt", "factory", "resume_run", "select", "tags",
-        "train",
+        "FewmaskError", "Run", "__version__", "adapt", "explain", "factory", "resume_run",
+        "select", "tags", "train",
     ]  # fmt: skip
     assert dir(fewmask) == sorted(fewmask.__all__)
     for name in fewmask.__all__:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from fewmask.api import Run, adapt, factory, resume_run, tags, train
     from fewmask.errors import FewmaskError
+    from fewmask.explaining import explain
     from fewmask.selection import select
 
 __version__ = "0.1.0"
@@ -21,6 +22,7 @@ __all__ = [
     "Run",
     "__version__",
     "adapt",
+    "explain",
     "factory",
     "resume_run",
     "select",
@@ -32,6 +34,7 @@ _HOME = {
     "FewmaskError": "fewmask.errors",
     "Run": "fewmask.api",
     "adapt": "fewmask.api",
+    "explain": "fewmask.explaining",
     "factory": "fewmask.api",
     "resume_run": "fewmask.api",
     "select": "fewmask.selection",

@@ -40,6 +40,8 @@ app.command("fewmask.cli_domains:select", name="select", group=MAKE,
             help="Choose the images of a pool that are like a target.")  # fmt: skip
 app.command("fewmask.cli_domains:translate", name="translate", group=USE,
             help="Images in the light of a run's other domain, same names and sizes.")  # fmt: skip
+app.command("fewmask.cli_explain:explain", name="explain", group=LOOK,
+            help="Heatmaps of what a run's network, or timm's, looked at.")  # fmt: skip
 
 
 @app.command(group=MAKE)

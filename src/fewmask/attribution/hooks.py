@@ -14,7 +14,9 @@ from torch import Tensor, nn
 from fewmask.errors import UsageError
 
 
-def find_layer(network: nn.Module, name: str | None, image: Tensor | None = None) -> nn.Module:
+def find_layer(
+    network: nn.Module, name: str | None, image: Tensor | None = None, *, coarsest: bool = False
+) -> nn.Module:
     """The layer with this dotted name, or the one whose output is pooled to a vector.
 
     Args:
@@ -23,6 +25,8 @@ def find_layer(network: nn.Module, name: str | None, image: Tensor | None = None
             and takes the last layer, pooling apart, whose output is still a map. Activation,
             normalisation and residual additions are behind it, however they were registered.
         image: (N, 3, H, H) to run the network on; by default black, of 224 px.
+        coarsest: Take the last of the layers with the smallest maps instead, where nothing is
+            pooled: of a segmenter the deepest one.
 
     Raises:
         UsageError: If there is no such layer; close names are listed.
@@ -32,7 +36,7 @@ def find_layer(network: nn.Module, name: str | None, image: Tensor | None = None
     """
     layers = {key: layer for key, layer in network.named_modules() if key}
     if name is None:
-        return layers[_pooled_layer(network, image)]
+        return layers[(_coarsest_layer if coarsest else _pooled_layer)(network, image)]
     if name in layers:
         return layers[name]
     close = get_close_matches(name, layers, n=5, cutoff=0.4)
@@ -50,10 +54,28 @@ def layers_with_maps(network: nn.Module, image: Tensor) -> list[str]:
     return [name for name, shape in _shapes(network, image) if _is_map(shape)]
 
 
+def _coarsest_layer(network: nn.Module, image: Tensor | None) -> str:
+    shapes = _shapes(network, _black(network) if image is None else image)
+    maps = [(shape[2] * shape[3], name) for name, shape in reversed(shapes) if _is_map(shape)]
+    if not maps:
+        raise UsageError.of(
+            "CAM-LAYER",
+            where="target_layer",
+            found=f"{type(network).__name__}, no layer of which returns maps",
+            expected="a network with outputs of the shape (N, C, h, w)",
+            fix="use a method that needs no layer, such as 'guided'",
+        )
+    return min(maps, key=lambda found: found[0])[1]
+
+
+def _black(network: nn.Module) -> Tensor:
+    example = next(network.parameters(), torch.zeros(0))
+    return torch.zeros(1, 3, 224, 224, device=example.device, dtype=example.dtype)
+
+
 def _pooled_layer(network: nn.Module, image: Tensor | None) -> str:
     if image is None:
-        example = next(network.parameters(), torch.zeros(0))
-        image = torch.zeros(1, 3, 224, 224, device=example.device, dtype=example.dtype)
+        image = _black(network)
     pooling = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
     layers = dict(network.named_modules())
     found = f"{type(network).__name__}, which pools no output of the shape (N, C, h, w)"

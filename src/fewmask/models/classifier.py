@@ -19,6 +19,7 @@ from fewmask.models.weights import (
     load_encoder,
     load_packaged_encoder,
     load_weights_file,
+    packaged_state_dict,
 )
 
 CLASSIFIER_TARGET_LAYER = {
@@ -123,6 +124,43 @@ def timm_classifier(name: str, num_outputs: int, weights_file: Path | None) -> N
         weights = load_weights_file(weights_file)
         load_encoder(network, weights, where=weights_file, head=config["classifier"])
     return Normalised(network, config["mean"], config["std"])
+
+
+def imagenet_classifier(name: str, weights: str) -> Normalised:
+    """A classifier with its own head: one logit for each of ImageNet's 1,000 classes.
+
+    Args:
+        name: timm's name, or ``vgg16`` (torchvision's).
+        weights: ``packaged``, ``imagenet``, a file, or ``none`` for random weights.
+
+    Raises:
+        UsageError: There is no such network, or not with these weights.
+        ResourceError: ``imagenet`` could not be fetched, or the packaged weights are not there.
+        CheckpointError: The file is damaged, or holds another network or another head.
+
+    Shapes:
+        image (N, 3, H, W) float in [0, 1] -> logits (N, 1000).
+    """
+    check_encoder(name, weights)
+    state = None
+    if weights == "packaged":
+        state = packaged_state_dict()
+    elif weights != "none":
+        fetched = weights == "imagenet"
+        state = fetch_imagenet(name) if fetched else load_weights_file(Path(weights))
+    if name == "vgg16":
+        from torchvision.models import vgg16
+
+        classifier = Normalised(vgg16(weights=None))
+    else:
+        import timm
+
+        network = timm.create_model(name, pretrained=False, num_classes=1000)
+        config: Any = network.pretrained_cfg
+        classifier = Normalised(network, config["mean"], config["std"])
+    if state is not None:  # a head of another size is missing, and refused
+        load_encoder(classifier.network, state, where=weights, head="no layer may stay as it is")
+    return classifier
 
 
 def check_encoder(name: str, weights: str) -> None:

@@ -124,6 +124,30 @@ def overlay(image: NDArray[np.uint8], mask: NDArray, alpha: float = 0.45) -> NDA
     return drawn
 
 
+def heat_overlay(
+    image: NDArray[np.uint8], score: NDArray, alpha: float = 0.55
+) -> NDArray[np.uint8]:
+    """Draw a map over an image: dark violet for 0, through red, to yellow for 1.
+
+    Args:
+        image: uint8 (H, W, 3).
+        score: Float (H, W) in [0, 1].
+        alpha: Share of the map's colours, 0..1.
+
+    Returns:
+        uint8 (H, W, 3), a new array.
+
+    Raises:
+        DataError: ``IMAGE-SHAPE`` if the image is not uint8 (H, W, 3) or the map not (H, W).
+
+    >>> heat_overlay(np.full((1, 2, 3), 100, np.uint8), np.array([[0.0, 1.0]]), alpha=0.5).tolist()
+    [[[50, 50, 52], [176, 176, 146]]]
+    """
+    _check_image(image, score.shape)
+    mixed = (1.0 - alpha) * image + alpha * _magma(score)
+    return np.rint(mixed).astype(np.uint8)
+
+
 def strip_png(panels: Sequence[tuple[str, NDArray]], height_px: int = PANEL_PX) -> bytes:
     """A row of panels with titles, each of one height, on a transparent ground.
 
