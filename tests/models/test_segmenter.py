@@ -1,3 +1,4 @@
+import math
 from itertools import pairwise
 
 import pytest
@@ -6,6 +7,7 @@ from torch import nn
 
 from fewmask.errors import CheckpointError, UsageError
 from fewmask.models.blocks import Normalised, Padded, count_parameters
+from fewmask.models.gating import GatedByMaps
 from fewmask.models.segmenter import ARCHITECTURES, ClassicUNet, build_segmenter, classic_unet
 from fewmask.models.weights import packaged_state_dict
 
@@ -44,6 +46,29 @@ class TestBuildSegmenter:
             with torch.no_grad():
                 assert network(torch.rand(1, channels, 32, 32)).shape == (1, 2, 32, 32)
 
+    def test_a_pretrained_encoder_begins_blind_to_further_channels(self):
+        image = torch.rand(2, 5, 32, 32)
+        torch.manual_seed(0)
+        plain = build_segmenter(num_classes=2, pretrained=True).eval()
+        torch.manual_seed(0)
+        more = build_segmenter(num_classes=2, in_channels=5, pretrained=True).eval()
+        encoders = (plain.network.network.encoder, more.network.network.encoder)
+        with torch.no_grad():
+            few, all_ = encoders[0](image[:, :3])[-1], encoders[1](image)[-1]
+        assert torch.allclose(few, all_, atol=1e-5)
+        more(image).square().mean().backward()
+        assert encoders[1].model.conv_stem.weight.grad[:, 3:].abs().sum() > 0
+
+    def test_one_channel_is_seen_as_grey(self):
+        grey = torch.rand(2, 1, 32, 32)
+        wide, narrow = (
+            build_segmenter(num_classes=2, in_channels=channels, pretrained=True).eval()
+            .network.network.encoder
+            for channels in (3, 1)
+        )  # fmt: skip
+        with torch.no_grad():
+            assert torch.allclose(wide(grey.expand(-1, 3, -1, -1))[-1], narrow(grey)[-1], atol=1e-4)
+
     def test_decoder_channels_make_it_smaller(self):
         wide = build_segmenter(num_classes=2, pretrained=False)
         slim = build_segmenter(
@@ -63,7 +88,7 @@ class TestBuildSegmenter:
             ({"architecture": "unett"}, "ARCHITECTURE"),
             ({"encoder": "resnet17"}, "ENCODER-NAME"),
             ({"encoder": "resnet18", "pretrained": True}, "ENCODER-WEIGHTS"),
-            ({"in_channels": 1, "pretrained": True}, "ENCODER-WEIGHTS"),
+            ({"architecture": "fcn", "in_channels": 4, "gated_maps": 1}, "ARCHITECTURE"),
             ({"architecture": "fpn", "decoder_channels": (8,) * 5}, "DECODER-CHANNELS"),
             ({"architecture": "fpn", "decoder_channels": (64, 48)}, "DECODER-CHANNELS"),
             ({"architecture": "unet", "decoder_channels": (8,) * 2}, "DECODER-CHANNELS"),
@@ -133,3 +158,55 @@ class TestPaddedAndNormalised:
         image = torch.tensor([1.0, 0.75]).view(1, 2, 1, 1)
         assert network(image).flatten().tolist() == [1.0, 0.25]
         assert set(network.state_dict()) == {"mean", "std"}
+
+
+class TestGates:
+    """Maps that weigh the features."""
+
+    @pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a != "fcn"])
+    def test_the_network_begins_as_it_would_without_maps(self, architecture):
+        image = torch.rand(2, 5, 64, 64)
+        torch.manual_seed(0)
+        plain = build_segmenter(architecture, num_classes=3, pretrained=False)
+        torch.manual_seed(0)
+        gated = build_segmenter(
+            architecture, num_classes=3, in_channels=5, pretrained=False, gated_maps=2
+        )
+        with torch.no_grad():
+            assert torch.equal(plain.eval()(image[:, :3]), gated.eval()(image))
+
+    def test_open_gates_let_maps_weigh_each_level(self):
+        image = torch.rand(2, 4, 64, 64)
+        net = build_segmenter(num_classes=2, in_channels=4, pretrained=False, gated_maps=1).eval()
+        other = torch.cat([image[:, :3], 1 - image[:, 3:]], dim=1)
+        for level in range(5):
+            gates = net.network.network
+            gates.strength.data.zero_()[level] = 1.0
+            with torch.no_grad():
+                assert not torch.equal(net(image), net(other)), level
+
+    def test_every_parameter_gets_a_gradient_once_the_gates_are_open(self):
+        net = build_segmenter(num_classes=2, in_channels=4, pretrained=False, gated_maps=1)
+        net.network.network.strength.data.fill_(0.1)
+        net(torch.rand(2, 4, 64, 64)).square().mean().backward()
+        assert [name for name, p in net.named_parameters() if p.grad is None] == []
+        assert net.network.network.strength.grad.ne(0).all()
+
+    def test_a_gate_by_hand(self):
+        """One feature of 2, a map of 1, h the identity: 2 (1 + 3 (2 σ(1) - 1))."""
+
+        class One(torch.nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.encoder = torch.nn.Identity()
+                self.encoder.out_channels = [3, 1]
+                self.encoder.forward = lambda image: [image, torch.full((1, 1, 2, 2), 2.0)]
+                self.decoder = lambda features: features[-1]
+                self.segmentation_head = torch.nn.Identity()
+
+        net = GatedByMaps(One(), maps=1)
+        net.gates[0] = torch.nn.Identity()
+        net.strength.data.fill_(3.0)
+        expected = 2 * (1 + 3 * (2 / (1 + math.exp(-1)) - 1))
+        found = net(torch.ones(1, 4, 4, 4))
+        assert found.flatten().tolist() == pytest.approx([expected] * 4)

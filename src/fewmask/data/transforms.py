@@ -82,19 +82,21 @@ class Augmentation:
         """Augment one image and its mask under ``derive_seed(*names)``.
 
         Args:
-            image: (3, H, W) float32 in [0, 1].
+            image: (3 + M, H, W) float32 in [0, 1]. Channels beyond three are maps of the image:
+                they move with it, and keep their values where it changes colour or is resampled.
             mask: (H, W) uint8 or int64 with 255 = ignore, or None.
             *names: Seed, epoch, index and the like.
 
         Returns:
             Image in [0, 1] and mask of the same sizes; the mask holds no new value.
         """
+        parts = [tv_tensors.Image(image[:3])]
+        parts += [_Map(image[3:])] if len(image) > 3 else []
+        parts += [] if mask is None else [tv_tensors.Mask(mask[None])]
         with seeded(*names):
-            picture = tv_tensors.Image(image)
-            if mask is None:
-                return self._transform()(picture).as_subclass(Tensor).clamp(0, 1), None
-            both = self._transform()(picture, tv_tensors.Mask(mask[None]))
-            return both[0].as_subclass(Tensor).clamp(0, 1), both[1].as_subclass(Tensor)[0]
+            moved = [part.as_subclass(Tensor) for part in self._transform()(parts)]
+        changed = None if mask is None else moved.pop()[0]
+        return torch.cat(moved).clamp(0, 1), changed
 
     def _transform(self) -> v2.Transform:
         steps: list[v2.Transform] = []
@@ -110,6 +112,10 @@ class Augmentation:
         if self.resample:
             steps.append(v2.RandomApply([_Resample()], p=self.resample))
         return v2.Compose([*steps, v2.Identity()])
+
+
+class _Map(tv_tensors.Mask):
+    """Values by place, in [0, 1]: moved like a mask, but between pixels as an image is."""
 
 
 class _QuarterTurn(v2.Transform):
@@ -143,7 +149,8 @@ class _Affine(v2.Transform):
         return {"theta": torch.tensor(rows)[None]}
 
     def transform(self, inpt: Tensor, params: dict[str, Tensor]) -> Tensor:
-        mode = "nearest" if isinstance(inpt, tv_tensors.Mask) else "bilinear"
+        ids = isinstance(inpt, tv_tensors.Mask) and not isinstance(inpt, _Map)
+        mode = "nearest" if ids else "bilinear"
         pixels = inpt.as_subclass(Tensor)[None].to(torch.float32)
         grid = functional.affine_grid(params["theta"], list(pixels.shape), align_corners=False)
         moved = functional.grid_sample(

@@ -13,6 +13,7 @@ from fewmask import torchvision_compat
 from fewmask.errors import UsageError
 from fewmask.models.blocks import Normalised, Padded
 from fewmask.models.classifier import check_timm_name, fetch_imagenet
+from fewmask.models.gating import GatedByMaps
 from fewmask.models.weights import (
     PACKAGED_ENCODER,
     load_encoder,
@@ -35,6 +36,7 @@ def build_segmenter(
     pretrained: bool,
     decoder_channels: Sequence[int] | None = None,
     weights_file: Path | Literal["imagenet"] | None = None,
+    gated_maps: int = 0,
 ) -> Normalised:
     """A decoder of segmentation_models_pytorch on an encoder of timm.
 
@@ -47,14 +49,17 @@ def build_segmenter(
         encoder: timm's name of the encoder.
         num_classes: Number of logits per pixel, background included (K + 1).
         in_channels: Channels of the image.
-        pretrained: Load the packaged ImageNet weights; for ``tf_efficientnet_lite0`` with three
-            channels only.
+        pretrained: Load the packaged ImageNet weights; for ``tf_efficientnet_lite0`` only. Of other
+            than three channels see :func:`fewmask.models.weights.for_channels`.
         decoder_channels: For ``unet`` and ``unetplusplus`` the decoder's five widths from coarse
             to fine; for ``fpn`` the pyramid's and the segmentation branch's. ``None`` keeps the
             library's: (256, 128, 64, 32, 16), and (256, 128). The branch's is a multiple of 32.
         weights_file: State dict of the encoder under timm's names, instead of the packaged one;
             ``"imagenet"`` fetches torchvision's of ``vgg16`` or ``resnet101`` on first use.
             Otherwise nothing is downloaded.
+        gated_maps: Of the image's channels the last so many, which are maps, weigh the features at
+            each scale, see :class:`fewmask.models.gating.GatedByMaps`, and the others, three, are
+            what the encoder sees.
 
     Raises:
         UsageError: The names or their combination are not possible.
@@ -65,7 +70,7 @@ def build_segmenter(
     Shapes:
         image (N, in_channels, H, W) float in [0, 1] -> logits (N, num_classes, H, W).
     """
-    _check_request(architecture, encoder, in_channels, pretrained, decoder_channels, weights_file)
+    _check_request(architecture, encoder, pretrained, decoder_channels, weights_file, gated_maps)
     check_timm_name(encoder)
     import segmentation_models_pytorch as smp
 
@@ -83,7 +88,7 @@ def build_segmenter(
     network = classes[architecture](
         encoder_name=f"tu-{encoder}",
         encoder_weights=None,
-        in_channels=in_channels,
+        in_channels=in_channels - gated_maps,
         classes=num_classes,
         **decoder,
     )
@@ -94,6 +99,8 @@ def build_segmenter(
         state = fetch_imagenet(encoder) if fetched else load_weights_file(Path(weights_file))
         load_encoder(network.encoder.model, state, where=weights_file)
     config = network.encoder.model.default_cfg
+    if gated_maps:
+        network = GatedByMaps(network, gated_maps)
     return Normalised(
         Padded(network, STRIDE_PX),
         mean=[config["mean"][i % 3] for i in range(in_channels)],
@@ -149,10 +156,10 @@ def _widths(architecture: str, channels: Sequence[int]) -> dict[str, int | tuple
 def _check_request(
     architecture: str,
     encoder: str,
-    in_channels: int,
     pretrained: bool,
     decoder_channels: Sequence[int] | None,
     weights_file: Path | str | None,
+    gated_maps: int,
 ) -> None:
     if architecture not in ARCHITECTURES:
         raise UsageError.of(
@@ -178,6 +185,14 @@ def _check_request(
             expected=f"a multiple of {GROUPS}, the number of groups of its normalisation",
             fix=f"{-(-decoder_channels[1] // GROUPS) * GROUPS}",
         )
+    if gated_maps and architecture == "fcn":
+        raise UsageError.of(
+            "ARCHITECTURE",
+            where="architecture",
+            found="fcn, whose features stand at one scale",
+            expected="a decoder of several scales, for gates at each",
+            fix="unet, or the maps as channels of the input",
+        )
     if pretrained and weights_file is not None:
         raise UsageError.of(
             "ENCODER-WEIGHTS",
@@ -186,12 +201,12 @@ def _check_request(
             expected="one of them",
             fix="set pretrained to false",
         )
-    if pretrained and (encoder != PACKAGED_ENCODER or in_channels != 3):
+    if pretrained and encoder != PACKAGED_ENCODER:
         raise UsageError.of(
             "ENCODER-WEIGHTS",
             where="encoder",
-            found=f"pretrained {encoder!r} with {in_channels} channels",
-            expected=f"{PACKAGED_ENCODER!r} with 3 channels, the only packaged weights",
+            found=f"pretrained {encoder!r}",
+            expected=f"{PACKAGED_ENCODER!r}, the only packaged weights",
             fix="set pretrained to false, or give the encoder's weights as a file",
         )
 
