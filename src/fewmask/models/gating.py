@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -25,10 +27,10 @@ class GatedByMaps(nn.Module):
 
     def __init__(self, segmenter: nn.Module, maps: int, width: int = 16) -> None:
         super().__init__()
-        self.encoder = segmenter.encoder
-        self.decoder = segmenter.decoder
-        self.segmentation_head = segmenter.segmentation_head
-        channels = self.encoder.out_channels[1:]  # type: ignore[index]  # the first is the image
+        parts: Any = segmenter
+        self.encoder, self.decoder = parts.encoder, parts.decoder
+        self.segmentation_head = parts.segmentation_head
+        channels = parts.encoder.out_channels[1:]  # the first is the image
         self.gates = nn.ModuleList(_gate(maps, width, wide) for wide in channels)
         self.strength = nn.Parameter(torch.zeros(len(channels)))
 

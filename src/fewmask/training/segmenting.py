@@ -43,25 +43,36 @@ from fewmask.training.run_folder import Stage
 from fewmask.training.workspace import Workspace, open_array
 
 
-def new_segmenter(config: Settings, num_classes: int, *, pretrained: bool = True) -> nn.Module:
+def new_segmenter(
+    config: Settings,
+    num_classes: int,
+    *,
+    pretrained: bool = True,
+    in_channels: int = 3,
+    gated_maps: int = 0,
+) -> nn.Module:
     """The network that the settings describe, with fresh decoder and pretrained encoder.
 
     Args:
         config: Reads ``segment_*``, ``encoder`` and ``encoder_weights``.
         num_classes: K + 1.
         pretrained: False to load a whole trained segmenter afterwards.
+        in_channels: Of the image, maps included.
+        gated_maps: See :func:`fewmask.models.segmenter.build_segmenter`.
 
     Raises:
         FewmaskError: there is no such encoder, or not with these weights.
     """
     if not has_encoder(config):
-        return classic_unet(3, num_classes)
+        return classic_unet(in_channels, num_classes)
     source = config.encoder_weights if pretrained else "none"
     check_encoder(config.encoder, source)
     return build_segmenter(
         config.segment_architecture,
         config.encoder,
         num_classes=num_classes,
+        in_channels=in_channels,
+        gated_maps=gated_maps,
         pretrained=source == "packaged",
         decoder_channels=decoder_widths(config.segment_architecture, config.segment_decoder_width),
         weights_file="imagenet" if source == "imagenet" else weights_file(source),
@@ -138,6 +149,8 @@ def fit_segmenter(
     shares: np.ndarray | None = None,
     teach: Teach | None = None,
     augment: bool = True,
+    build: Callable[..., nn.Module] = new_segmenter,
+    drawn_by: str | None = None,
 ) -> nn.Module:
     """Train a segmenter on some rows and keep its weights as ``<name>.safetensors``.
 
@@ -147,21 +160,25 @@ def fit_segmenter(
         targets: (N, H, W) uint8 ids with 255 = ignore, one for each row of the images.
         rows: Training rows; a row may stand several times.
         name: Of the training.
-        images: (N, H, W, 3) uint8; default ``work.images``.
+        images: (N, H, W, 3) uint8, or with maps behind the colours; default ``work.images``.
         start: Weights to go on from; default a fresh decoder on the encoder's own weights.
         settings: Length and rates; default :func:`fit_settings`.
         loss: Name for :func:`segmentation_loss`; default ``segment_loss``.
         shares: (len(rows),) how often each is drawn; default once an epoch.
         teach: A further loss of each step, see :func:`fewmask.training.fit.fit`.
         augment: False shows every image as it is.
+        build: Makes the network, as :func:`new_segmenter` does.
+        drawn_by: Name by which random numbers are drawn; default ``name``. Trainings under one name
+            begin alike and see the same images in the same order.
 
     Returns:
         The trained network in eval mode, on the run's device.
     """
     config, path = work.config, stage.path / f"{name}.safetensors"
-    seed_all(config.seed, stage.label, name, "weights")
+    drawn_by = drawn_by or name
+    seed_all(config.seed, stage.label, drawn_by, "weights")
     fresh = not path.exists() and start is None
-    network = new_segmenter(config, work.num_classes, pretrained=fresh)
+    network = build(config, work.num_classes, pretrained=fresh)
     if path.exists():  # finished before a later part of the stage was interrupted
         load_weights(path, network)
         return network.to(work.device).eval()
@@ -187,7 +204,7 @@ def fit_segmenter(
         rows,
         augmentation,
         seed=config.seed,
-        name=f"{stage.label}/{name}",
+        name=f"{stage.label}/{drawn_by}",
     )
     network = fit(
         stage,
@@ -292,11 +309,12 @@ class SegmenterPredictor:
 
     def probs(self, image: np.ndarray) -> np.ndarray:
         """(H, W, 3) uint8 to (K + 1, H, W) float32 class probabilities at the image's own size."""
-        small = to_unit(resize_image(image, *self.working_size))[None]
-        probs = predict_probs(self.network, small, views=self.views)
-        full = torch.nn.functional.interpolate(
-            probs, image.shape[:2], mode="bilinear", align_corners=False
-        )
+        return self.enlarged(resize_image(image, *self.working_size), image.shape[:2])
+
+    def enlarged(self, small: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+        """:meth:`probs` of an image at the working size (h, w, C) uint8, at a height and width."""
+        probs = predict_probs(self.network, to_unit(small)[None], views=self.views)
+        full = torch.nn.functional.interpolate(probs, size, mode="bilinear", align_corners=False)
         return full[0].numpy()
 
     def mask(self, image: np.ndarray) -> np.ndarray:
