@@ -11,7 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from fewmask.api import Run, adapt, factory, resume_run, tags, train
+    from fewmask.api import Run, adapt, factory, resume_run, saliency, tags, train
     from fewmask.errors import FewmaskError
     from fewmask.explaining import explain
     from fewmask.selection import select
@@ -25,6 +25,7 @@ __all__ = [
     "explain",
     "factory",
     "resume_run",
+    "saliency",
     "select",
     "tags",
     "train",
@@ -37,6 +38,7 @@ _HOME = {
     "explain": "fewmask.explaining",
     "factory": "fewmask.api",
     "resume_run": "fewmask.api",
+    "saliency": "fewmask.api",
     "select": "fewmask.selection",
     "tags": "fewmask.api",
     "train": "fewmask.api",

@@ -174,6 +174,18 @@ def factory(
     return _start("factory", images, out, preset, config, settings)
 
 
+def saliency(
+    data: str | Path,
+    out: str | Path | None = None,
+    *,
+    preset: str = "fast",
+    config: str | Path | None = None,
+    **settings: Any,
+) -> Run:
+    """A segmenter from few masks and saliency maps; arguments as for :func:`tags`."""
+    return _start("saliency", data, out, preset, config, settings)
+
+
 def train(
     data: str | Path,
     out: str | Path | None = None,

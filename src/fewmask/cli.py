@@ -32,6 +32,8 @@ app.command("fewmask.cli_pipelines:tags", name="tags", group=MAKE,
             help="Image-level tags in; masks, a segmenter and a report out.")  # fmt: skip
 app.command("fewmask.cli_pipelines:adapt", name="adapt", group=MAKE,
             help="Labelled day in, a segmenter for unlabelled night out.")  # fmt: skip
+app.command("fewmask.cli_pipelines:saliency", name="saliency", group=MAKE,
+            help="Few masks and saliency maps in; a segmenter out, maps judged.")  # fmt: skip
 app.command("fewmask.cli_pipelines:train", name="train", group=MAKE,
             help="A plain supervised segmenter from images and masks.")  # fmt: skip
 app.command("fewmask.cli_factory:app", name="factory", group=MAKE,

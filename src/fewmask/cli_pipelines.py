@@ -10,12 +10,13 @@ from pydantic import BaseModel
 
 from fewmask.config import Settings, optional_fields, resolve
 from fewmask.errors import shell_command
-from fewmask.pipelines import adapt_config, supervised_config, tags_config
+from fewmask.pipelines import adapt_config, saliency_config, supervised_config, tags_config
 
 SETTINGS = Group("Settings (default: the preset's)", sort_key=9)
 Out = Annotated[Path | None, Parameter(name=["--out", "-o"])]
 
 AdaptFlags: Any = optional_fields(adapt_config.AdaptConfig)
+SaliencyFlags: Any = optional_fields(saliency_config.SaliencyConfig)
 TagsFlags: Any = optional_fields(tags_config.TagsConfig)
 TrainFlags: Any = optional_fields(supervised_config.SupervisedConfig)
 Flat = Parameter(name="*", group=SETTINGS)
@@ -69,6 +70,29 @@ def adapt(
         settings: Of the pipeline.
     """
     run_pipeline("adapt", adapt_config.AdaptConfig, adapt_config.PRESETS, source, out, preset, config, dry_run, settings)  # fmt: skip  # noqa: E501
+
+
+def saliency(
+    data: Path,
+    /,
+    *,
+    out: Out = None,
+    preset: str = "fast",
+    config: Path | None = None,
+    dry_run: bool = False,
+    settings: Annotated[SaliencyFlags, Flat] = None,
+) -> None:
+    """Few masks and a classifier's saliency maps in; a segmenter out, and what the maps were worth.
+
+    Args:
+        data: Images and masks/ by the same stems.
+        out: A new folder for the run; default runs/<data>-saliency.
+        preset: smoke (seconds), fast (a CPU), paper (as published), best (ours).
+        config: YAML file of settings; flags win over it.
+        dry_run: Print what would be done, and stop.
+        settings: Of the pipeline.
+    """
+    run_pipeline("saliency", saliency_config.SaliencyConfig, saliency_config.PRESETS, data, out, preset, config, dry_run, settings)  # fmt: skip  # noqa: E501
 
 
 def train(

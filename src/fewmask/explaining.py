@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from fewmask.attribution.cam import eval_mode
 from fewmask.attribution.explain import METHODS, Explainer, RegionLogits
-from fewmask.attribution.maps import require_count
+from fewmask.attribution.maps import class_called, require_count
 from fewmask.data.files import images_below
 from fewmask.data.transforms import resize_image, to_unit
 from fewmask.errors import DataError, Problem, UsageError
 from fewmask.io.images import read_image, write_image
-from fewmask.models.classifier import OWN_WEIGHTS, imagenet_classifier
+from fewmask.models.classifier import OWN_WEIGHTS, imagenet_class_names, imagenet_classifier
 from fewmask.pipelines.finished import predictor_of_run, read_card, restore_workspace
 from fewmask.pipelines.tags_evidence import EvidenceMaker
 from fewmask.report.figures import heat_overlay, strip_png
@@ -109,7 +109,7 @@ def explain(
         refuse_inside(out, images)
     chosen = choose_device(device)
     asked = _network(network, weights, part, chosen)
-    index = None if class_name is None else _class_index(class_name, asked.class_names)
+    index = None if class_name is None else class_called(class_name, asked.class_names, "--class")
     sides = size or asked.size
     explainers = {
         method: Explainer(
@@ -154,7 +154,7 @@ def _network(source: str, weights: str | None, part: Part, device: torch.device)
     if source.startswith(TIMM):
         name = source.removeprefix(TIMM)
         classifier = imagenet_classifier(name, weights or _own_weights(name))
-        return Explained(classifier.to(device).eval(), TIMM_SIZE, _imagenet_names())
+        return Explained(classifier.to(device).eval(), TIMM_SIZE, imagenet_class_names())
     if weights is not None:
         raise UsageError.of(
             "EXPLAIN-WEIGHTS",
@@ -206,28 +206,6 @@ def _own_weights(name: str) -> str:
             fix=f"--weights FILE with weights of {name}",
         )
     return OWN_WEIGHTS[name]
-
-
-def _imagenet_names() -> list[str]:
-    from timm.data import ImageNetInfo
-
-    info = ImageNetInfo()
-    return [info.index_to_description(i) for i in range(1000)]
-
-
-def _class_index(asked: str, names: Sequence[str]) -> int:
-    if asked in names:
-        return list(names).index(asked)
-    if asked.isdecimal() and int(asked) < len(names):
-        return int(asked)
-    close = get_close_matches(asked, names, n=3, cutoff=0.4)
-    raise UsageError.of(
-        "EXPLAIN-CLASS",
-        where="--class",
-        found=repr(asked),
-        expected=f"a class's name, or its number from 0 to {len(names) - 1}",
-        fix="use " + " or ".join(map(repr, close or names[:2])),
-    )
 
 
 @torch.no_grad()

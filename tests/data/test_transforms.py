@@ -50,6 +50,12 @@ def test_colour_and_resampling_leave_maps_alone():
     assert torch.equal(moved[:3], changing(image[:3], None, 0, 1)[0])
 
 
+def test_maps_alone_keep_their_values():
+    image = picture(2)
+    moved, _ = Augmentation(colour=0.4, resample=1.0, colours=0)(image, None, 0, 1)
+    assert torch.equal(moved, image)
+
+
 def test_ids_are_never_mixed():
     mask = torch.from_numpy(np.random.default_rng(0).choice([3, 7, 255], (24, 24))).byte()
     for draw in range(8):

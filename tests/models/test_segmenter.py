@@ -40,11 +40,27 @@ class TestBuildSegmenter:
         with pytest.raises(CheckpointError):
             build_segmenter(encoder="resnet10t", num_classes=2, pretrained=False, weights_file=path)
 
-    def test_one_and_five_channels(self):
+    @pytest.mark.parametrize("architecture", ARCHITECTURES)
+    def test_one_and_five_channels(self, architecture):
         for channels in (1, 5):
-            network = build_segmenter(num_classes=2, in_channels=channels, pretrained=False).eval()
+            network = build_segmenter(
+                architecture, num_classes=2, in_channels=channels, pretrained=False
+            ).eval()
             with torch.no_grad():
-                assert network(torch.rand(1, channels, 32, 32)).shape == (1, 2, 32, 32)
+                assert network(torch.rand(1, channels, 64, 64)).shape == (1, 2, 64, 64)
+
+    @pytest.mark.parametrize("encoder", ["tf_efficientnet_lite0", "resnet10t", "vgg11"])
+    def test_all_but_the_first_layer_begins_the_same_for_any_number_of_channels(self, encoder):
+        states = []
+        for channels in (3, 4):
+            torch.manual_seed(0)
+            net = build_segmenter(encoder=encoder, num_classes=2, in_channels=channels,
+                                  pretrained=False)  # fmt: skip
+            states.append(net.state_dict())
+        differ = [name for name in states[0] if states[0][name].shape != states[1][name].shape]
+        assert len([name for name in differ if name.startswith("network")]) == 1
+        same = [name for name in states[0] if name not in differ]
+        assert all(torch.equal(states[0][name], states[1][name]) for name in same)
 
     def test_a_pretrained_encoder_begins_blind_to_further_channels(self):
         image = torch.rand(2, 5, 32, 32)

@@ -15,6 +15,8 @@ from fewmask.data.street import make_street
 from fewmask.errors import FewmaskError
 from fewmask.pipelines.adapt_config import PRESETS as ADAPT_PRESETS
 from fewmask.pipelines.adapt_config import AdaptConfig
+from fewmask.pipelines.saliency_config import PRESETS as SALIENCY_PRESETS
+from fewmask.pipelines.saliency_config import SaliencyConfig
 from fewmask.pipelines.tags_config import PRESETS, TagsConfig
 from fewmask.training.run_folder import RunFolder
 
@@ -105,6 +107,32 @@ def street_settings(street):
             "segment_min_steps": 4,
             "adapt_steps": 4,
             "adapt_stop_if_worse": False,
+            "predict_views": "single",
+        },
+    )
+
+
+@pytest.fixture(scope="session")
+def saliency_settings():
+    """Pipeline ``saliency`` with two trainings of a map and an edge, in seconds."""
+    return resolve(
+        SaliencyConfig,
+        SALIENCY_PRESETS,
+        "smoke",
+        overrides={
+            "threads": 1,
+            "device": "cpu",
+            "image_size": 32,
+            "encoder": "mobilenetv3_small_050",
+            "encoder_weights": "none",
+            "saliency_network": "mobilenetv3_small_050",
+            "saliency_weights": "none",
+            "saliency_batch_size": 6,
+            "maps": ("guided",),
+            "seeds": 2,
+            "segment_epochs": 1,
+            "controls_rgb": False,
+            "controls_maps": ("sobel",),
             "predict_views": "single",
         },
     )

@@ -1,5 +1,5 @@
 """SIGKILL at any moment, resume, and the results are bit-identical; for every stage of ``tags`` and
-``adapt``.
+``adapt``, and those of ``saliency`` that are its own.
 
 The reference runs once without interruption. Each test copies it as far as the stage before its
 own, forks processes that resume it, and kills them.
@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 import yaml
 
-from fewmask.pipelines import adapt, running, tags
+from fewmask.pipelines import adapt, running, saliency, tags
 from fewmask.randomness import generator
 from fewmask.training.checkpoint import MANIFEST, CheckpointStore
 from fewmask.training.loop import Loop
@@ -27,9 +27,10 @@ from fewmask.training.loop import Loop
 KILLS = 5
 NAMES = {
     pipeline: [spec.name for spec in module.STAGES]
-    for pipeline, module in (("tags", tags), ("adapt", adapt))
+    for pipeline, module in (("tags", tags), ("adapt", adapt), ("saliency", saliency))
 }
-STAGES = [(pipeline, name) for pipeline, names in NAMES.items() for name in names]
+OWN = {**NAMES, "saliency": ["saliency", "segment"]}
+STAGES = [(pipeline, name) for pipeline, names in OWN.items() for name in names]
 GANS = {"gen_ab", "gen_ba", "disc_a", "disc_b", "generators", "discriminators", "pool_a", "pool_b"}
 FIT = {"network", "optimizer"}
 UNIT = {"unit", "disc_a", "disc_b", "optimizer_unit", "optimizer_judges"}
@@ -53,14 +54,20 @@ LOOPS = {  # (pipeline, stage, loop, interrupted after step): keys of its state
     ("adapt", "evaluate", "steps", 2): set(),
     ("adapt", "export", "steps", 3): {"manifest"},
     ("adapt", "export", "translated", 3): set(),
+    ("saliency", "saliency", "steps", 2): set(),
+    ("saliency", "segment", "rgb+guided-1", 2): FIT | {"ema"},
 }
 
 
 @pytest.fixture(scope="module")
-def references(smoke, settings, street, street_settings, tmp_path_factory):
+def references(smoke, settings, street, street_settings, saliency_settings, tmp_path_factory):
     """``references(pipeline)``: a run of it without interruption, made when first asked for."""
     made = {}
-    inputs = {"tags": (smoke, settings), "adapt": (street / "day", street_settings)}
+    inputs = {
+        "tags": (smoke, settings),
+        "adapt": (street / "day", street_settings),
+        "saliency": (smoke, saliency_settings),
+    }
 
     def run(pipeline):
         if pipeline not in made:

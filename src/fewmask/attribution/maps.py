@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any
 
@@ -52,6 +53,29 @@ def one_for_each(class_index: int | Tensor, image: Tensor) -> Tensor:
     if index.is_floating_point() or (index.ndim and index.shape != (len(image),)):
         raise _no_class(index, f"one integer, or {len(image)}")
     return index.long().expand(len(image))
+
+
+def class_called(asked: str, names: Sequence[str], where: str) -> int:
+    """The number of a class that is asked for by its name, or by its number.
+
+    Raises:
+        UsageError: There is no such class; the nearest names are given.
+
+    >>> class_called("dog", ["cat", "dog"], "--class"), class_called("0", ["cat", "dog"], "--class")
+    (1, 0)
+    """
+    if asked in names:
+        return list(names).index(asked)
+    if asked.isdecimal() and int(asked) < len(names):
+        return int(asked)
+    close = get_close_matches(asked, names, n=3, cutoff=0.4)
+    raise UsageError.of(
+        "CLASS-UNKNOWN",
+        where=where,
+        found=repr(asked),
+        expected=f"a class's name, or its number from 0 to {len(names) - 1}",
+        fix="use " + " or ".join(map(repr, close or names[:2])),
+    )
 
 
 def _no_class(index: Tensor, expected: str) -> UsageError:

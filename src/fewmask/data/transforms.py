@@ -67,6 +67,7 @@ class Augmentation:
         colour: Strength of the changes of brightness, contrast and saturation, as a fraction.
         resample: Probability of shrinking to 0.3 to 1 of the size and enlarging again, against
             networks that tell classes by sharpness.
+        colours: The image's channels before its maps.
     """
 
     flips: bool = False
@@ -75,6 +76,7 @@ class Augmentation:
     rotation_degrees: float = 0.0
     colour: float = 0.0
     resample: float = 0.0
+    colours: int = 3
 
     def __call__(
         self, image: Tensor, mask: Tensor | None, *names: int | str
@@ -82,7 +84,7 @@ class Augmentation:
         """Augment one image and its mask under ``derive_seed(*names)``.
 
         Args:
-            image: (3 + M, H, W) float32 in [0, 1]. Channels beyond three are maps of the image:
+            image: (C, H, W) float32 in [0, 1]. Channels beyond ``colours`` are maps of the image:
                 they move with it, and keep their values where it changes colour or is resampled.
             mask: (H, W) uint8 or int64 with 255 = ignore, or None.
             *names: Seed, epoch, index and the like.
@@ -90,8 +92,8 @@ class Augmentation:
         Returns:
             Image in [0, 1] and mask of the same sizes; the mask holds no new value.
         """
-        parts = [tv_tensors.Image(image[:3])]
-        parts += [_Map(image[3:])] if len(image) > 3 else []
+        parts = [tv_tensors.Image(image[: self.colours])] if self.colours else []
+        parts += [_Map(image[self.colours :])] if len(image) > self.colours else []
         parts += [] if mask is None else [tv_tensors.Mask(mask[None])]
         with seeded(*names):
             moved = [part.as_subclass(Tensor) for part in self._transform()(parts)]

@@ -163,6 +163,14 @@ def imagenet_classifier(name: str, weights: str) -> Normalised:
     return classifier
 
 
+def imagenet_class_names() -> list[str]:
+    """Of the 1,000 logits of :func:`imagenet_classifier`, as timm lists them."""
+    from timm.data import ImageNetInfo
+
+    info = ImageNetInfo()
+    return [info.index_to_description(i) for i in range(1000)]
+
+
 def check_encoder(name: str, weights: str) -> None:
     """Refuse an encoder that does not exist, or that has no such weights.
 

@@ -48,9 +48,11 @@ def build_segmenter(
         architecture: One of :data:`ARCHITECTURES`.
         encoder: timm's name of the encoder.
         num_classes: Number of logits per pixel, background included (K + 1).
-        in_channels: Channels of the image.
-        pretrained: Load the packaged ImageNet weights; for ``tf_efficientnet_lite0`` only. Of other
-            than three channels see :func:`fewmask.models.weights.for_channels`.
+        in_channels: Channels of the image. Those beyond three begin with weights of zero, so that
+            at first the encoder sees what it would without them; fewer than three share the sum of
+            the weights, as if the image were grey. The rest of the network begins the same for
+            any number.
+        pretrained: Load the packaged ImageNet weights; for ``tf_efficientnet_lite0`` only.
         decoder_channels: For ``unet`` and ``unetplusplus`` the decoder's five widths from coarse
             to fine; for ``fpn`` the pyramid's and the segmentation branch's. ``None`` keeps the
             library's: (256, 128, 64, 32, 16), and (256, 128). The branch's is a multiple of 32.
@@ -88,7 +90,7 @@ def build_segmenter(
     network = classes[architecture](
         encoder_name=f"tu-{encoder}",
         encoder_weights=None,
-        in_channels=in_channels - gated_maps,
+        in_channels=3,
         classes=num_classes,
         **decoder,
     )
@@ -98,6 +100,8 @@ def build_segmenter(
         fetched = weights_file == "imagenet"
         state = fetch_imagenet(encoder) if fetched else load_weights_file(Path(weights_file))
         load_encoder(network.encoder.model, state, where=weights_file)
+    if in_channels - gated_maps != 3:
+        _see_channels(network.encoder, in_channels - gated_maps)
     config = network.encoder.model.default_cfg
     if gated_maps:
         network = GatedByMaps(network, gated_maps)
@@ -106,6 +110,19 @@ def build_segmenter(
         mean=[config["mean"][i % 3] for i in range(in_channels)],
         std=[config["std"][i % 3] for i in range(in_channels)],
     )
+
+
+def _see_channels(encoder: nn.Module, channels: int) -> None:
+    """Let an encoder for three channels see more or fewer, in place."""
+    layers = [each for each in encoder.modules() if isinstance(each, nn.Conv2d)]
+    first = next(each for each in layers if each.in_channels == 3)
+    weight, first.in_channels = first.weight.detach(), channels
+    if channels > 3:
+        more = weight.new_zeros((len(weight), channels - 3, *weight.shape[2:]))
+        first.weight = nn.Parameter(torch.cat([weight, more], dim=1))
+    else:
+        grey = weight.sum(1, keepdim=True) / channels
+        first.weight = nn.Parameter(grey.expand(-1, channels, -1, -1).clone())
 
 
 class FullyConvolutional(nn.Module):

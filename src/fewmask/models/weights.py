@@ -81,7 +81,7 @@ def load_encoder(
 
     The head is loaded where its shapes agree and otherwise left at its initial values. Tensors of
     ``weights`` that ``network`` has no place for (a features-only encoder) are not an error; see
-    :func:`matching` for its names and for images of other than three channels.
+    :func:`matching` for its names.
 
     Args:
         network: The network to fill, in place.
@@ -112,35 +112,14 @@ def matching(network: nn.Module, weights: Mapping[str, Tensor]) -> StateDict:
     """Those of ``weights`` that fit into ``network``, by the names of its ``state_dict()``.
 
     timm's features-only networks call ``stem_0.weight`` what the whole one calls
-    ``stem.0.weight``; either name is found. A tensor of another shape does not fit, but for the
-    first layer of a network for other than three channels, see :func:`for_channels`.
+    ``stem.0.weight``; either name is found. A tensor of another shape does not fit.
     """
     found = {name.replace(".", "_", 1): tensor for name, tensor in weights.items()} | dict(weights)
-    fitting = {
-        name: for_channels(found[name], tensor)
+    return {
+        name: found[name]
         for name, tensor in network.state_dict().items()
-        if name in found
+        if name in found and found[name].shape == tensor.shape
     }
-    own = network.state_dict()
-    return {name: tensor for name, tensor in fitting.items() if tensor.shape == own[name].shape}
-
-
-def for_channels(given: Tensor, own: Tensor) -> Tensor:
-    """The weights of a first convolution for as many channels as it is to have.
-
-    Channels beyond three begin at zero, so that at first the network sees what it has learned to
-    see; fewer than three share the sum of the three, as if the image were grey.
-
-    Args:
-        given: (C, 3, h, w) of an image in colour; anything else is returned as it is.
-        own: (C, M, h, w), the shape that is wanted.
-    """
-    if given.ndim != 4 or own.ndim != 4 or given.shape[1] != 3 or own.shape[1] == 3:
-        return given
-    if own.shape[1] < 3:
-        return given.sum(1, keepdim=True).expand(-1, own.shape[1], -1, -1) / own.shape[1]
-    more = given.new_zeros((len(given), own.shape[1] - 3, *given.shape[2:]))
-    return torch.cat([given, more], dim=1)
 
 
 def load_weights_file(path: Path) -> StateDict:

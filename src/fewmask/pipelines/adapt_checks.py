@@ -7,14 +7,12 @@ from pathlib import Path
 
 from fewmask.data.folder import DataFolder
 from fewmask.data.splits import Split
-from fewmask.errors import CheckpointError, LeakError, UsageError
-from fewmask.io.images import read_image
+from fewmask.errors import CheckpointError, UsageError
 from fewmask.models.features import content_features, level_statistics
 from fewmask.pipelines.adapt_config import AdaptConfig
 from fewmask.pipelines.adapt_translation import new_unit
 from fewmask.training.checkpoint import load_weights
-from fewmask.training.known_images import KnownImages
-from fewmask.training.run_folder import RunFolder
+from fewmask.training.known_images import refuse_weights_that_saw
 from fewmask.training.segmenting import new_segmenter
 
 
@@ -73,25 +71,6 @@ def _check_given_unit(
             expected="unit.safetensors of a run with the same --translate-width, -blocks, -norm",
             fix="correct the path or these settings",
         ) from None
-    known = known_images_of(path)
-    samples = [s for s in data.samples if s.id in set(tested)] if known else []
-    for sample in samples:
-        if known and (what := known.learned(read_image(sample.image_path))):
-            raise LeakError.of(
-                "LEAK",
-                where=sample.image_path,
-                found=f"{what}, where {path} was trained",
-                expected="a UNIT that has not seen the test images",
-                fix="train UNIT here (leave out --translate-weights), or test on other images",
-            )
-
-
-def known_images_of(unit_weights: Path) -> KnownImages | None:
-    """What the run in whose stage a UNIT lies has seen; None if it lies in no run.
-
-    Raises:
-        LeakError: it lies in a run that no longer knows its images.
-        CheckpointError: the run's list of them is damaged.
-    """
-    run = unit_weights.resolve().parents[1]
-    return KnownImages.of(RunFolder.open(run)) if (run / "run.yaml").is_file() else None
+    samples = [sample for sample in data.samples if sample.id in set(tested)]
+    fix = "train UNIT here (leave out --translate-weights), or test on other images"
+    refuse_weights_that_saw(path, samples, fix)

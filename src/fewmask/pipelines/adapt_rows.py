@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from fewmask.io.images import read_image
-from fewmask.pipelines.adapt_checks import known_images_of
 from fewmask.pipelines.adapt_config import AdaptConfig
 from fewmask.pipelines.adapt_data import domain_rows, masked_rows
 from fewmask.pipelines.adapt_translation import load_unit, translate_image
@@ -17,6 +16,7 @@ from fewmask.report.bill import pretrained_labels, pretrained_weights
 from fewmask.report.figures import drawn_ids, strip_png
 from fewmask.report.html import Case
 from fewmask.training.evaluation import Candidate, prior_controls
+from fewmask.training.known_images import run_of
 from fewmask.training.segmenting import SegmenterPredictor, load_segmenter, true_targets
 from fewmask.training.workspace import Workspace
 
@@ -162,7 +162,7 @@ def _pretrained_helpers(work: Workspace) -> list[tuple[str, str, str]]:
     lines: list[tuple[str, str, str]] = []
     if "translate" in work.stages and config.translate_weights != "none":
         path = Path(config.translate_weights)
-        seen = "without the test images" if known_images_of(path) else "images not known to fewmask"
+        seen = "without the test images" if run_of(path) else "images not known to fewmask"
         return [("UNIT of another run", "no masks", f"{path.name}, {seen}")]
     if "translate" in work.stages and config.translate_lambda_perceptual:
         weights = config.translate_perceptual_weights

@@ -37,6 +37,7 @@ PIPELINES = {
     "factory": ("fewmask.pipelines.factory", "FactoryConfig"),
     "judge": ("fewmask.pipelines.factory_judge", "JudgeConfig"),
     "label": ("fewmask.pipelines.factory_label", "LabelConfig"),
+    "saliency": ("fewmask.pipelines.saliency", "SaliencyConfig"),
     "tags": ("fewmask.pipelines.tags", "TagsConfig"),
     "train": ("fewmask.pipelines.supervised", "SupervisedConfig"),
 }

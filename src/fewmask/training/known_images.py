@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ import numpy as np
 
 from fewmask.data.content import digest_of
 from fewmask.data.copies import Album, fingerprint
+from fewmask.data.records import Sample
 from fewmask.data.transforms import resize_image
 from fewmask.errors import CheckpointError, LeakError, shell_command
+from fewmask.io.images import read_image
 from fewmask.training.checkpoint import write_atomically
 from fewmask.training.run_folder import RunFolder
 
@@ -129,6 +131,44 @@ class KnownImages:
                 record = self._learned[row]
                 return f"a copy of {record['id']} of the run's {record['part']} part, changed"
         return ""
+
+
+def run_of(weights: Path) -> RunFolder | None:
+    """The run in which a file of weights lies; None if it lies in none."""
+    folders = [path for path in weights.resolve().parents if (path / "run.yaml").is_file()]
+    return RunFolder.open(folders[0]) if folders else None
+
+
+def refuse_weights_that_saw(weights: Path, samples: Iterable[Sample], fix: str) -> bool:
+    """Refuse weights of another run that has learned one of these images.
+
+    Args:
+        weights: A file, in a run or anywhere else.
+        samples: What is to be measured on.
+        fix: What to do about it.
+
+    Returns:
+        Whether it is known what they have seen: they lie in a run.
+
+    Raises:
+        LeakError: an image is one of that run's training images, or a copy; or the run no longer
+            knows its images.
+        CheckpointError: the run's list of them is damaged.
+    """
+    run = run_of(weights)
+    if run is None:
+        return False
+    known = KnownImages.of(run)
+    for sample in samples:
+        if what := known.learned(read_image(sample.image_path)):
+            raise LeakError.of(
+                "LEAK",
+                where=sample.image_path,
+                found=f"{what}, where {weights} was trained",
+                expected="weights that have not seen the test images",
+                fix=fix,
+            )
+    return True
 
 
 def _in_words(error: Exception) -> str:

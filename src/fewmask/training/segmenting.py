@@ -151,6 +151,7 @@ def fit_segmenter(
     augment: bool = True,
     build: Callable[..., nn.Module] = new_segmenter,
     drawn_by: str | None = None,
+    colours: int = 3,
 ) -> nn.Module:
     """Train a segmenter on some rows and keep its weights as ``<name>.safetensors``.
 
@@ -170,6 +171,7 @@ def fit_segmenter(
         build: Makes the network, as :func:`new_segmenter` does.
         drawn_by: Name by which random numbers are drawn; default ``name``. Trainings under one name
             begin alike and see the same images in the same order.
+        colours: Channels of ``images`` before those that are maps.
 
     Returns:
         The trained network in eval mode, on the run's device.
@@ -194,9 +196,10 @@ def fit_segmenter(
             rotation_degrees=rotation_degrees(config),
             colour=config.segment_colour,
             resample=config.segment_resample,
+            colours=colours,
         )
         if augment
-        else Augmentation()
+        else Augmentation(colours=colours)
     )
     dataset = TrainingSet(
         work.images if images is None else images,

@@ -134,6 +134,7 @@ class StageInputs(NamedTuple):
 
 NOT_AN_INPUT = {
     "device", "threads", "workers", "tensorboard", "stages", "folds", "save_probs", "reuse",
+    "saliency_cache",
 }  # fmt: skip
 
 
@@ -184,7 +185,7 @@ def inputs_of_stages(
 
 def input_files(config: Settings) -> dict[str, Path]:
     """The files that settings name, by setting."""
-    folders = {*config.data_folders, "reuse"}
+    folders = {*config.data_folders, *NOT_AN_INPUT}
     files = {n: value for n, value in config if isinstance(value, Path) and n not in folders}
     for name, value in config:
         if name.endswith("_weights") and value not in {"packaged", "imagenet", "none"}:
