@@ -48,7 +48,7 @@ app.command("fewmask.cli_explain:explain", name="explain", group=LOOK,
 
 @app.command(group=MAKE)
 def demo(
-    pipeline: Literal["tags", "adapt", "factory"] = "tags",
+    pipeline: Literal["tags", "adapt", "saliency", "factory"] = "tags",
     /,
     *,
     out: Annotated[Path | None, Parameter(name=["--out", "-o"])] = None,
@@ -72,6 +72,7 @@ def demo(
     print(f"report: {path / 'report.html'}")
     command, own = {
         "tags": ("tags DATA", "DATA"),
+        "saliency": ("saliency DATA", "DATA"),
         "adapt": ("adapt --source DAY --target NIGHT", "DAY and NIGHT"),
         "factory": ("factory train IMAGES -o RUN", "IMAGES"),
     }[pipeline]

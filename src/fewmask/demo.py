@@ -13,7 +13,7 @@ from fewmask.data.brain import BRAIN_CLASS_NAMES, make_brain
 from fewmask.data.sample import Split, make_sample
 from fewmask.data.street import STREET_CLASS_NAMES, make_street
 from fewmask.errors import UsageError
-from fewmask.pipelines import adapt_config, factory_config, tags_config
+from fewmask.pipelines import adapt_config, factory_config, saliency_config, tags_config
 from fewmask.pipelines.adapt_rows import RESULT, SOURCE_ONLY
 from fewmask.pipelines.running import start
 from fewmask.randomness import generator
@@ -80,6 +80,20 @@ def margin(run: Path) -> str:
     return f"adapted {with_it:.3f}, source only {without:.3f}: {with_it - without:+.3f} mean IoU"
 
 
+def demo_saliency(folder: Path, seed: int) -> Path:
+    """Tiles with a scar, masks of a few, and what an ImageNet classifier sees in them."""
+    data, split_file = make_halves(
+        folder / "data", seed=seed, train_images=SALIENCY_IMAGES, test_images=SALIENCY_IMAGES
+    )
+    config = resolve(
+        saliency_config.SaliencyConfig,
+        saliency_config.PRESETS,
+        "fast",
+        overrides={**SALIENCY_SETTINGS, "seed": seed, "split_file": split_file},
+    )
+    return start("saliency", data, folder / "run", config, preset="fast", synthetic=True).path
+
+
 def demo_factory(folder: Path, seed: int) -> Path:
     """Slices of an average brain, masks of a few: generator, interpreter, verdict."""
     data, split_file = make_brain(folder / "data", image_size=FACTORY_SETTINGS["image_size"])
@@ -104,7 +118,9 @@ def demo_factory(folder: Path, seed: int) -> Path:
     }).path  # fmt: skip
 
 
-DEMOS = {"tags": demo_tags, "adapt": demo_adapt, "factory": demo_factory}
+DEMOS = {
+    "tags": demo_tags, "adapt": demo_adapt, "saliency": demo_saliency, "factory": demo_factory,
+}  # fmt: skip
 """Folder and seed to the finished run."""
 
 
@@ -149,6 +165,17 @@ SETTINGS = {
     "segment_epochs": 8,
     "segment_min_steps": 0,
     "segment_decoder_width": 32,
+}
+SALIENCY_IMAGES = 40
+"""Tiles of each kind to learn from, and as many to test on."""
+SALIENCY_SETTINGS: dict[str, Any] = {
+    "class_name": "scar",
+    "image_size": 96,
+    "maps": ("guided",),
+    "masks": 20,
+    "segment_epochs": 1,
+    "segment_min_steps": 120,
+    "segment_batch_size": 8,
 }
 FEW = 10
 """Annotated slices of the demo of ``factory``."""
