@@ -273,3 +273,63 @@ def test_units_of_the_factory_resolve_and_differ(benchmark):
         ]
         assert len({*names}) == len(names)
         assert len({json.dumps(module.settings_of(unit)) for unit in units.values()}) == len(units)
+
+
+def test_units_of_saliency_resolve_and_the_curve_has_the_map_that_validation_chose(benchmark):
+    from fewmask.config import resolve
+    from fewmask.pipelines.saliency_config import PRESETS, SaliencyConfig
+    from fewmask.pipelines.saliency_maps import rows_of
+
+    module = benchmark("saliency")
+    scores = {"plain": 0.5, "deconv": 0.4, "guided": 0.7, "grad_cam": 0.6}
+    checks = {f"saliency.rgb+{name}.val.iou": score for name, score in scores.items()}
+    best = module.best_map({"settings": {"maps": module.MAPS}, "checks": checks})
+    assert best == "guided"
+    for name, chosen in module.SETS.items():
+        for labels in chosen.labels:
+            settings = module.settings_of(name, labels, best)
+            config = resolve(SaliencyConfig, PRESETS, "fast", overrides=settings)
+            rows = rows_of(config)
+            assert config.masks == labels
+            assert config.seeds == 5
+            if labels < chosen.labels[0]:
+                assert rows == ["rgb+guided", "rgb", "rgb+sobel"]
+            else:
+                assert {"rgb", "rgb+random", "rgb+other", "rgb+sobel"} < set(rows)
+                assert {f"rgb+{each}" for each in module.MAPS} < set(rows)
+
+
+def test_no_image_of_saliency_is_in_two_parts(benchmark, tmp_path):
+    module = benchmark("saliency")
+    for kind in ("images", "masks"):
+        (tmp_path / "data/weizmann_horses" / kind).mkdir(parents=True)
+    for i in range(210):
+        Image.new("RGB", (4, 4)).save(tmp_path / f"data/weizmann_horses/images/{i:03d}.jpg")
+        Image.new("L", (4, 4)).save(tmp_path / f"data/weizmann_horses/masks/{i:03d}.png")
+    folder, lines = module.prepare("horses", tmp_path / "data", tmp_path / "out")
+    part_of = dict(line.split(",") for line in lines.read_text().splitlines()[1:])
+    counts = [list(part_of.values()).count(part) for part in ("train", "val", "test")]
+    assert counts == [80, 20, 100]
+    assert {p.stem for p in (folder / "images").iterdir()} == set(part_of)
+    assert {p.stem for p in (folder / "masks").iterdir()} == set(part_of)
+
+
+def test_rows_of_saliency_have_their_means_and_what_they_gained(benchmark):
+    module = benchmark("saliency")
+    checks = {
+        "saliency.rgb+plain.collapsed": 1, "saliency.rgb+plain.test.iou": 0.6,
+        "saliency.rgb+plain.test.iou.sd": 0.02, "saliency.rgb+plain.test.iou.learned": 0.7,
+        "saliency.rgb+plain.gain": 0.1, "saliency.rgb+plain.gain.ci95": [0.05, 0.15],
+        "saliency.rgb+plain.gain.p": 0.01, "saliency.rgb.collapsed": 0,
+        "saliency.rgb.test.iou": 0.5,
+    }  # fmt: skip
+    unit = {"set": "horses", "labels": 40, "checks": checks, "settings": {"seeds": 5},
+            "commit": "c", "date": "d", "machine": "m", "n": 100, "peak_gb": 1.0,
+            "minutes": 2.0}  # fmt: skip
+    first, second = module.rows_of_unit(unit)
+    assert (first["name"], second["name"]) == ("horses rgb+plain 40", "horses rgb 40")
+    assert first["metrics"] == {"iou.pooled.object": 0.6, "iou.learned": 0.7, "gain": 0.1,
+                                "p_value": 0.01}  # fmt: skip
+    assert first["sd"] == {"iou.pooled.object": 0.02}
+    assert (first["collapsed"], first["gain_ci95"]) == (1, [0.05, 0.15])
+    assert second["metrics"] == {"iou.pooled.object": 0.5}

@@ -94,6 +94,13 @@ def test_of_one_seed_all_rows_begin_alike_and_see_the_same_images(finished):
     assert not torch.equal(*heads)
 
 
+def test_the_validation_part_is_measured_and_not_learned_from(finished):
+    work = workspace(finished[0])
+    learned = {row for args, _ in finished[2] for row in args[3]}
+    assert learned == set(work.rows("train"))
+    assert work.rows("val")
+
+
 def test_maps_are_those_of_the_classifier_on_the_image_as_large_as_it_is_asked(finished):
     work = workspace(finished[0])
     seed_all(work.config.seed, "saliency", "weights")

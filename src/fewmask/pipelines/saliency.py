@@ -114,7 +114,7 @@ def refuse_impossible(
         FewmaskError: there is no such network, not with these weights, or it has no such class.
     """
     masked = {s.id for s in data.samples if s.mask_path and (s.tags or not data.has_tags)}
-    if any(masked.isdisjoint((*part.train, *part.val)) for part in parts):
+    if any(masked.isdisjoint(part.train) for part in parts):
         raise _no_masks(data)
     classifier_of(config)
     for row in rows_of(config):
@@ -134,6 +134,10 @@ def _no_masks(data: DataFolder) -> DataError:
         expected="masks/ with the stems of the images",
         fix="add masks, or `fewmask tags` if there are image-level tags only",
     )
+
+
+TRAIN = ("train",)
+"""Learned from; the validation part is measured, as published."""
 
 
 def make_maps(work: Workspace, stage: Stage) -> None:
@@ -165,11 +169,11 @@ def train_segmenters(work: Workspace, stage: Stage) -> None:
     validation images at the working size.
     """
     config: SaliencyConfig = work.config
-    masked = masked_rows(work)
+    masked = masked_rows(work, TRAIN)
     if not masked:
         raise _no_masks(work.data)
-    chosen = few_masked_rows(work, config.masks) if config.masks else masked
-    rows = balanced_rows(work, chosen)
+    chosen = few_masked_rows(work, config.masks, TRAIN) if config.masks else masked
+    rows = balanced_rows(work, chosen, TRAIN)
     seen = sorted({*rows, *work.rows("train", "val")})
     truth = true_targets(work, seen)
     fitted: dict[str, dict[str, float | None]] = {}

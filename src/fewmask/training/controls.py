@@ -9,40 +9,43 @@ from fewmask.training.run_folder import Stage
 from fewmask.training.segmenting import fit_segmenter, true_targets
 from fewmask.training.workspace import Workspace
 
+BOTH = ("train", "val")
+"""Parts to train on where nothing is chosen by the validation part."""
 
-def known_empty_rows(work: Workspace) -> list[int]:
+
+def known_empty_rows(work: Workspace, parts: Sequence[str] = BOTH) -> list[int]:
     """Training rows without any tag: they are all background, and their masks cost nothing.
 
     In a folder without tags there are none: nobody has said what is on an image.
     """
-    return work.rows("train", "val", tagged=False) if work.data.has_tags else []
+    return work.rows(*parts, tagged=False) if work.data.has_tags else []
 
 
-def masked_rows(work: Workspace) -> list[int]:
+def masked_rows(work: Workspace, parts: Sequence[str] = BOTH) -> list[int]:
     """The other training rows, as far as they have a true mask: each counts as one mask used."""
-    empty = set(known_empty_rows(work))
+    empty = set(known_empty_rows(work, parts))
     return [
         row
-        for row in work.rows("train", "val")
+        for row in work.rows(*parts)
         if row not in empty and work.data.samples[row].mask_path is not None
     ]
 
 
-def few_masked_rows(work: Workspace, count: int) -> list[int]:
+def few_masked_rows(work: Workspace, count: int, parts: Sequence[str] = BOTH) -> list[int]:
     """``count`` of :func:`masked_rows`, drawn by the run's seed."""
-    masked = masked_rows(work)
+    masked = masked_rows(work, parts)
     order = generator(work.config.seed, "few masks", work.fold).permutation(len(masked))
     return sorted(masked[i] for i in order[:count])
 
 
-def balanced_rows(work: Workspace, masked: Sequence[int]) -> list[int]:
+def balanced_rows(work: Workspace, masked: Sequence[int], parts: Sequence[str] = BOTH) -> list[int]:
     """Masked rows, repeated until they stand for all that have a tag, and the empty ones.
 
     A training on few masks then sees as many negatives, and takes as many steps, as one on all
     images. Each repeat is augmented by itself.
     """
-    empty = known_empty_rows(work)
-    repeats = max(1, round((len(work.rows("train", "val")) - len(empty)) / max(1, len(masked))))
+    empty = known_empty_rows(work, parts)
+    repeats = max(1, round((len(work.rows(*parts)) - len(empty)) / max(1, len(masked))))
     return [*list(masked) * repeats, *empty]
 
 
