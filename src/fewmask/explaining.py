@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from fewmask.attribution.cam import eval_mode
-from fewmask.attribution.explain import METHODS, Explainer, RegionLogits
+from fewmask.attribution.explain import Explainer, RegionLogits
 from fewmask.attribution.maps import class_called, require_count
+from fewmask.attribution.methods import METHODS
 from fewmask.data.files import images_below
 from fewmask.data.transforms import resize_image, to_unit
 from fewmask.errors import DataError, Problem, UsageError
@@ -79,7 +80,7 @@ def explain(
         network: A run folder, or ``timm:NAME`` for a network with ImageNet's classes.
         images: An image, or a folder (searched through its sub-folders) of images.
         out: New or empty folder, not inside ``images``.
-        methods: Any of :data:`fewmask.attribution.explain.METHODS`.
+        methods: Any of :data:`fewmask.attribution.methods.METHODS`.
         weights: Of timm's network: ``packaged``, ``imagenet``, a file or ``none``; None is what
             needs no file.
         part: Of a run: its tag classifier or its segmenter; auto is the classifier, if there is

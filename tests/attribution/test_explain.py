@@ -6,7 +6,8 @@ import torch
 from torch import nn
 
 from fewmask.attribution.cam import compute_cam
-from fewmask.attribution.explain import METHODS, Explainer, RegionLogits, default_layer, explain
+from fewmask.attribution.explain import Explainer, RegionLogits, default_layer, explain
+from fewmask.attribution.methods import METHODS
 from fewmask.attribution.saliency import compute_saliency
 from fewmask.errors import UsageError
 

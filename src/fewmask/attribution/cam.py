@@ -40,6 +40,7 @@ from fewmask.attribution.maps import (
     require_finite,
     require_images,
 )
+from fewmask.attribution.methods import CAMS
 from fewmask.attribution.score_cam import MaskScores, channel_masks, resize, score_weights
 from fewmask.errors import UsageError
 
@@ -55,7 +56,7 @@ __all__ = (
     "require_pooled",
 )
 
-METHODS = ("cam", "grad_cam", "grad_cam_pp", "layer_cam", "score_cam")
+METHODS = CAMS
 WEIGHTINGS = ("cic", "softmax", "class_softmax")
 VIEWS = {
     "single": ((0, False),),

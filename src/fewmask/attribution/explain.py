@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from fewmask.attribution import cam, saliency
 from fewmask.attribution.hooks import find_layer
 from fewmask.attribution.maps import one_for_each, require_choice, require_count
+from fewmask.attribution.methods import METHODS
 
-METHODS = (*cam.METHODS, *saliency.METHODS)
 NEEDS_LAYER = (*cam.METHODS, "guided_grad_cam")
 
 

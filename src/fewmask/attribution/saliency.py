@@ -44,11 +44,10 @@ from fewmask.attribution.maps import (
     require_finite,
     require_images,
 )
+from fewmask.attribution.methods import SALIENCY
 from fewmask.errors import UsageError
 
-METHODS = (
-    "plain", "deconv", "guided", "smoothgrad", "integrated_gradients", "guided_grad_cam",
-)  # fmt: skip
+METHODS = SALIENCY
 RULES = ("plain", "deconv", "guided")
 Rule = Literal["plain", "deconv", "guided"]
 

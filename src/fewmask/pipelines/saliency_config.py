@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from fewmask.attribution.explain import METHODS
+from fewmask.attribution.methods import METHODS
 from fewmask.config import Settings
 
 Control = Literal["sobel", "random", "other"]
