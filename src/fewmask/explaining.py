@@ -24,6 +24,7 @@ from fewmask.io.images import read_image, write_image
 from fewmask.models.classifier import OWN_WEIGHTS, imagenet_class_names, imagenet_classifier
 from fewmask.pipelines.finished import predictor_of_run, read_card, restore_workspace
 from fewmask.pipelines.tags_evidence import EvidenceMaker
+from fewmask.randomness import seed_all
 from fewmask.report.figures import heat_overlay, strip_png
 from fewmask.training.device import choose_device
 from fewmask.training.progress import watched
@@ -154,6 +155,7 @@ def _known_method(name: str) -> str:
 def _network(source: str, weights: str | None, part: Part, device: torch.device) -> Explained:
     if source.startswith(TIMM):
         name = source.removeprefix(TIMM)
+        seed_all(0, "explain", "weights")  # of random ones, so that they are the same each time
         classifier = imagenet_classifier(name, weights or _own_weights(name))
         return Explained(classifier.to(device).eval(), TIMM_SIZE, imagenet_class_names())
     if weights is not None:

@@ -120,10 +120,11 @@ def test_another_images_map_is_another_images_and_each_is_given_once(finished):
     work = workspace(finished[0])
     count = len(work.data.samples)
     maps = [saliency_rows.maps_of_row(work, row) for row in range(count)]
-    lenders = [saliency_rows._another(row, count, work.config.seed) for row in range(count)]
+    lenders = [saliency_rows.another(work, row) for row in range(count)]
     assert sorted(lenders) == list(range(count))
     for row, lender in enumerate(lenders):
         assert lender != row
+        assert any({row, lender} <= set(work.rows(part)) for part in work.parts)
         assert np.array_equal(maps[row]["other"], maps[lender]["plain"])
 
 

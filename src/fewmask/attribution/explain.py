@@ -174,7 +174,9 @@ class Explainer:
         image = torch.stack([each for each, _ in pairs]).to(device)
         given = [index for _, index in pairs]
         index = None
-        if any(each is not None for each in given):
+        if None not in given:
+            index = torch.tensor(given)
+        elif any(each is not None for each in given):
             with torch.no_grad(), cam.eval_mode(self.network):
                 highest = self.network(image).argmax(1).tolist()
             index = torch.tensor(

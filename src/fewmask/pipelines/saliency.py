@@ -45,7 +45,6 @@ from fewmask.data.folder import DataFolder
 from fewmask.data.loading import Sparse
 from fewmask.data.splits import Split
 from fewmask.data.transforms import to_unit
-from fewmask.errors import DataError
 from fewmask.io.images import read_image
 from fewmask.metrics.confusion import confusion_matrix
 from fewmask.pipelines.folders import one_folder
@@ -70,7 +69,7 @@ from fewmask.pipelines.saliency_rows import (
     predictor_of,
     remarks,
 )
-from fewmask.training.controls import balanced_rows, few_masked_rows, masked_rows
+from fewmask.training.controls import balanced_rows, few_masked_rows, masked_rows, no_masks
 from fewmask.training.evaluation import measure
 from fewmask.training.export import export_masks
 from fewmask.training.inference import predict_probs
@@ -115,7 +114,7 @@ def refuse_impossible(
     """
     masked = {s.id for s in data.samples if s.mask_path and (s.tags or not data.has_tags)}
     if any(masked.isdisjoint(part.train) for part in parts):
-        raise _no_masks(data)
+        raise no_masks(data)
     classifier_of(config)
     for row in rows_of(config):
         network_of(row, config, data.num_classes)
@@ -124,16 +123,6 @@ def refuse_impossible(
         samples = [sample for sample in data.samples if sample.id in tested]
         fix = "train the classifier on the same split, or take one with ImageNet's classes"
         refuse_weights_that_saw(config.saliency_classifier, samples, fix)
-
-
-def _no_masks(data: DataFolder) -> DataError:
-    return DataError.of(
-        "NO-MASKS",
-        where=data.root,
-        found="no mask in the training part",
-        expected="masks/ with the stems of the images",
-        fix="add masks, or `fewmask tags` if there are image-level tags only",
-    )
 
 
 TRAIN = ("train",)
@@ -171,7 +160,7 @@ def train_segmenters(work: Workspace, stage: Stage) -> None:
     config: SaliencyConfig = work.config
     masked = masked_rows(work, TRAIN)
     if not masked:
-        raise _no_masks(work.data)
+        raise no_masks(work.data)
     chosen = few_masked_rows(work, config.masks, TRAIN) if config.masks else masked
     rows = balanced_rows(work, chosen, TRAIN)
     seen = sorted({*rows, *work.rows("train", "val")})

@@ -42,16 +42,17 @@ def maps_of_row(work: Workspace, row: int) -> dict[str, np.ndarray]:
     maps = np.load(stage.path / "maps.npy", mmap_mode="r")
     found = {name: np.asarray(maps[row, i]) for i, name in enumerate(names)}
     if config.maps[0] in names:
-        found["other"] = np.asarray(maps[_another(row, len(maps), config.seed), names.index(
-            config.maps[0])])  # fmt: skip
+        found["other"] = np.asarray(maps[another(work, row), names.index(config.maps[0])])
     return found
 
 
-def _another(row: int, count: int, seed: int) -> int:
-    """A row that is not this one, each for one other."""
-    order = generator(seed, "saliency", "other").permutation(count)
+def another(work: Workspace, row: int) -> int:
+    """The row whose map stands in for this one's: of the same part, each for one other."""
+    parts = [work.rows(part) for part in work.parts]
+    part = next((rows for rows in parts if row in rows), list(range(len(work.images))))
+    order = generator(work.config.seed, "saliency", "other").permutation(part)
     place = int(np.flatnonzero(order == row)[0])
-    return int(order[(place + 1) % count])
+    return int(order[(place + 1) % len(order)])
 
 
 def title_of(row: str, seed: int = 0) -> str:

@@ -20,12 +20,11 @@ import numpy as np
 
 from fewmask.data.folder import DataFolder
 from fewmask.data.splits import Split
-from fewmask.errors import DataError
 from fewmask.pipelines.folders import one_folder
 from fewmask.pipelines.supervised_config import PRESETS, SupervisedConfig
 from fewmask.report.bill import pretrained_labels
 from fewmask.report.html import Case
-from fewmask.training.controls import balanced_rows, few_masked_rows, masked_rows
+from fewmask.training.controls import balanced_rows, few_masked_rows, masked_rows, no_masks
 from fewmask.training.evaluation import FULL_SUPERVISION, Candidate, measure, trivial_controls
 from fewmask.training.export import export_masks
 from fewmask.training.run_folder import Stage
@@ -70,25 +69,15 @@ def refuse_impossible(
     masked = {s.id for s in data.samples if s.mask_path and (s.tags or not data.has_tags)}
     for part in parts:
         if masked.isdisjoint((*part.train, *part.val)):
-            raise _no_masks(data)
+            raise no_masks(data)
     new_segmenter(config, data.num_classes)
-
-
-def _no_masks(data: DataFolder) -> DataError:
-    return DataError.of(
-        "NO-MASKS",
-        where=data.root,
-        found="no mask in the training part",
-        expected="masks/ with the stems of the images",
-        fix="add masks, or `fewmask tags` if there are image-level tags only",
-    )
 
 
 def train_segmenter(work: Workspace, stage: Stage) -> None:
     """Train on the masks of the training part, or on ``masks`` of them."""
     masked = masked_rows(work)
     if not masked:
-        raise _no_masks(work.data)
+        raise no_masks(work.data)
     chosen = few_masked_rows(work, work.config.masks) if work.config.masks else masked
     rows = balanced_rows(work, chosen)
     fit_segmenter(work, stage, true_targets(work, rows), rows, "segmenter")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from fewmask.data.folder import DataFolder
+from fewmask.errors import DataError
 from fewmask.randomness import generator
 from fewmask.training.run_folder import Stage
 from fewmask.training.segmenting import fit_segmenter, true_targets
@@ -11,6 +13,17 @@ from fewmask.training.workspace import Workspace
 
 BOTH = ("train", "val")
 """Parts to train on where nothing is chosen by the validation part."""
+
+
+def no_masks(data: DataFolder) -> DataError:
+    """The refusal of a training part without any mask."""
+    return DataError.of(
+        "NO-MASKS",
+        where=data.root,
+        found="no mask in the training part",
+        expected="masks/ with the stems of the images",
+        fix="add masks, or `fewmask tags` if there are image-level tags only",
+    )
 
 
 def known_empty_rows(work: Workspace, parts: Sequence[str] = BOTH) -> list[int]:
