@@ -28,6 +28,7 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
 import shutil
 import statistics
 import time
@@ -83,7 +84,7 @@ UNIT = {
     "translate_crop_px": [128],
     "translate_scales": 2,
     "translate_discriminator_width": 24,
-    "translate_steps": 2500,
+    "translate_steps": 2000,
     "translate_learning_rate": 3e-4,
     "translate_perceptual_network": "tf_efficientnet_lite0",
     "translate_perceptual_weights": "packaged",
@@ -259,6 +260,7 @@ def run_unit(name: str, which: str, seed: int, out: Path, threads: int) -> None:
         "commit": measured,
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(),
+        "threads": threads or os.cpu_count(),
         "n": summary["n"],
         "minutes": summary["minutes"],
         "peak_gb": summary["peak_gb"],
