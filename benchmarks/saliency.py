@@ -115,7 +115,7 @@ def settings_of(name: str, labels: int, best: str) -> dict[str, Any]:
     chosen = SETS[name]
     rows: dict[str, Any] = {
         "maps": MAPS, "controls_each": True, "controls_maps": ["sobel", "random", "other"],
-        "controls_maps_alone": "from scratch" in name,
+        "controls_alone": True,
     }  # fmt: skip
     if labels < chosen.labels[0]:
         rows = {"maps": (best,), "controls_maps": ["sobel"]}

@@ -10,6 +10,7 @@ import fewmask as library
 from fewmask.io.images import read_image
 
 NET = "timm:mobilenetv3_small_050"
+VIT = "timm:deit_tiny_patch16_224"
 FAST = ("--weights=none", "--size", "64", "64")
 
 
@@ -87,6 +88,8 @@ def test_maps_are_kept_by_content(fewmask, photos, tmp_path):
         (("--network", NET, *FAST, "--class=1000"), "CLASS-UNKNOWN"),
         (("--network", NET, *FAST, "--layer=nowhere"), "CAM-LAYER"),
         (("--network", NET, *FAST, "--batch-size=0"), "CAM-SETTING"),
+        (("--network", NET, "--weights=none", "--size", "0", "0"), "IMAGE-SIZE"),
+        (("--network", VIT, *FAST), "--size 224 224"),
         (("--network", "nowhere"), ""),
     ],
 )
@@ -103,6 +106,12 @@ def test_a_run_has_its_own_weights_and_perhaps_no_classifier(fewmask, tiny_run, 
                      "--weights=none")  # fmt: skip
     assert result.code == 2
     assert "EXPLAIN-WEIGHTS" in result.err
+
+
+def test_a_network_of_one_size_is_asked_at_that(fewmask, photos, tmp_path):
+    result = fewmask("explain", photos / "a.png", "-o", tmp_path / "out", "--network", VIT,
+                     "--weights=none", "--method=plain")  # fmt: skip
+    assert result.code == 0, result.err
 
 
 def test_unreadable_images_are_told_after_the_others_are_done(fewmask, photos, tmp_path):
@@ -123,6 +132,8 @@ def test_nothing_is_written_into_the_images_or_a_full_folder(fewmask, photos, tm
     before = tree(photos)
     flags = ("--network", NET, *FAST, "--method=plain")
     assert fewmask("explain", photos, "-o", photos / "out", *flags).code == 10
+    inside = ("--cache", photos / "cache")
+    assert fewmask("explain", photos, "-o", tmp_path / "out", *flags, *inside).code == 10
     (tmp_path / "full").mkdir()
     (tmp_path / "full/x").touch()
     assert fewmask("explain", photos, "-o", tmp_path / "full", *flags).code == 2

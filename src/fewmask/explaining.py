@@ -15,14 +15,21 @@ from torch import Tensor, nn
 
 from fewmask.attribution.cam import eval_mode
 from fewmask.attribution.explain import Explainer, RegionLogits
-from fewmask.attribution.maps import class_called, require_count
+from fewmask.attribution.maps import class_called, require_count, require_size
 from fewmask.attribution.methods import METHODS
 from fewmask.data.files import images_below
 from fewmask.data.transforms import resize_image, to_unit
 from fewmask.errors import DataError, Problem, UsageError
 from fewmask.io.images import read_image, write_image
-from fewmask.models.classifier import OWN_WEIGHTS, imagenet_class_names, imagenet_classifier
+from fewmask.models.classifier import (
+    CLASSIFIER_TARGET_LAYER,
+    OWN_WEIGHTS,
+    imagenet_class_names,
+    imagenet_classifier,
+    imagenet_size,
+)
 from fewmask.pipelines.finished import predictor_of_run, read_card, restore_workspace
+from fewmask.pipelines.saliency_maps import classifier_of
 from fewmask.pipelines.tags_evidence import EvidenceMaker
 from fewmask.randomness import seed_all
 from fewmask.report.figures import heat_overlay, strip_png
@@ -33,7 +40,6 @@ from fewmask.training.run_places import refuse_inside
 from fewmask.training.workspace import csv_cell
 
 TIMM = "timm:"
-TIMM_SIZE = (224, 224)
 Part = Literal["auto", "classifier", "segmenter"]
 
 
@@ -89,7 +95,8 @@ def explain(
         class_name: Explain this class, by its name or its number; None is what the network says of
             each image: a classifier's highest logit, a segmenter's largest class but background.
         layer: Dotted name of the layer for CAMs.
-        size: Height and width in px to work at; None is the run's, or 224 x 224.
+        size: Height and width in px to work at; None is the run's, or 224 x 224 (of timm's
+            networks that take one size only, that).
         cache: Folder in which maps are kept, to be made once.
         batch_size: Images at one time.
         device: See ``--device``.
@@ -103,16 +110,28 @@ def explain(
             ``out`` inside the images.
     """
     require_count("batch_size", batch_size)
+    if size is not None and min(size) < 1:
+        raise UsageError.of(
+            "IMAGE-SIZE",
+            where="--size",
+            found=f"{size[0]} x {size[1]} px",
+            expected="a height and a width of 1 px or more",
+            fix="leave it out, or --size 224 224",
+        )
     images, out = Path(images), Path(out)
     methods = [_known_method(method) for method in methods]
     found = images_below(images)
     RunFolder.require_free(out)
     if images.is_dir():
         refuse_inside(out, images)
+        if cache is not None:
+            refuse_inside(Path(cache), images, "--cache")
     chosen = choose_device(device)
     asked = _network(network, weights, part, chosen)
-    index = None if class_name is None else class_called(class_name, asked.class_names, "--class")
     sides = size or asked.size
+    own = f"--size {asked.size[0]} {asked.size[1]}"
+    require_size(asked.network, sides, "--size", own, chosen)
+    index = None if class_name is None else class_called(class_name, asked.class_names, "--class")
     explainers = {
         method: Explainer(
             asked.network, method, layer or asked.layer, batch_size=batch_size,
@@ -157,7 +176,8 @@ def _network(source: str, weights: str | None, part: Part, device: torch.device)
         name = source.removeprefix(TIMM)
         seed_all(0, "explain", "weights")  # of random ones, so that they are the same each time
         classifier = imagenet_classifier(name, weights or _own_weights(name))
-        return Explained(classifier.to(device).eval(), TIMM_SIZE, imagenet_class_names())
+        classes, layer = imagenet_class_names(), CLASSIFIER_TARGET_LAYER.get(name)
+        return Explained(classifier.to(device).eval(), imagenet_size(name), classes, layer)
     if weights is not None:
         raise UsageError.of(
             "EXPLAIN-WEIGHTS",
@@ -168,13 +188,20 @@ def _network(source: str, weights: str | None, part: Part, device: torch.device)
         )
     run = RunFolder.open(Path(source))
     names = list(read_card(run)["class_names"])
-    tagged = run.record["pipeline"] == "tags"
+    pipeline = run.record["pipeline"]
+    tagged = pipeline == "tags"
+    if pipeline == "saliency" and part != "segmenter":
+        work, _ = restore_workspace(run, device)
+        config, kept = work.config, work.stages["saliency"].path
+        found = classifier_of(config, kept=kept)
+        size = (config.saliency_image_size, config.saliency_image_size)
+        return Explained(found.network.to(device), size, found.class_names, found.layer)
     if part == "classifier" and not tagged:
         raise UsageError.of(
             "EXPLAIN-PART",
             where="--part",
-            found=f"classifier, of a run of `fewmask {run.record['pipeline']}`",
-            expected="a run of `fewmask tags`, which has one",
+            found=f"classifier, of a run of `fewmask {pipeline}`",
+            expected="a run of `fewmask tags` or `fewmask saliency`, which have one",
             fix="--part segmenter",
         )
     if tagged and part != "segmenter":
@@ -190,9 +217,9 @@ def _network(source: str, weights: str | None, part: Part, device: torch.device)
         raise UsageError.of(
             "EXPLAIN-PART",
             where=source,
-            found="a run whose masks are not made by one network",
-            expected="a run with a segmenter",
-            fix="--part classifier, or a run of another preset",
+            found="a run whose masks are not made by one network from the image alone",
+            expected="a run with a segmenter of images",
+            fix="--part classifier",
         )
     background = bool(read_card(run).get("background", True))
     names = ["background"] * background + names

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -116,10 +116,11 @@ def evaluate(
     predictor = predictor_of_run(run, choose_device(device))
     data = _open_like(run, root, card)
     known = KnownImages.of(run)
+    lent = KnownImages.lent_to(run)
     if save_masks is not None:
         RunFolder.require_free(save_masks)
         _refuse_in_data(save_masks, run, root, "--save-masks")
-    learned, digests = _learned(known, data)
+    learned, digests = _learned([known, *lent], data)
     own = root.resolve() in data_folders_of(run) or known.are_these(digests)
     if learned and not own:
         raise LeakError(_leak(root, learned))
@@ -167,13 +168,13 @@ def evaluate(
     return {"measured": measured, **summarise(stacked, names, groups=groups)}
 
 
-def _learned(known: KnownImages, data: DataFolder) -> tuple[dict[str, str], list[str]]:
-    """What the run has learned from, in words by id; and the digest of every image."""
+def _learned(known: Sequence[KnownImages], data: DataFolder) -> tuple[dict[str, str], list[str]]:
+    """What the run, or a lender, has learned from, in words by id; each image's digest."""
     learned, digests = {}, []
     for sample in watched(data.samples, len(data.samples), "compare", "image"):
         image = read_image(sample.image_path)
         digests.append(digest_of(image))
-        if what := known.learned(image):
+        if what := next(filter(None, (each.learned(image) for each in known)), ""):
             learned[sample.id] = what
     return learned, digests
 

@@ -7,9 +7,11 @@ from torch import nn
 
 from fewmask.attribution.cam import compute_cam
 from fewmask.attribution.explain import Explainer, RegionLogits, default_layer, explain
+from fewmask.attribution.hooks import layers_with_maps
 from fewmask.attribution.methods import METHODS
 from fewmask.attribution.saliency import compute_saliency
 from fewmask.errors import UsageError
+from fewmask.models.segmenter import build_segmenter
 
 
 def classifier(outputs=3, seed=0):
@@ -93,6 +95,38 @@ def test_segmenters_can_be_explained_by_all_but_the_plain_cam(method):
             explain(net, image, method=method)
     else:
         assert explain(net, image, method=method, class_index=1).shape == (2, 16, 16)
+
+
+def test_a_method_that_changes_the_image_still_asks_about_the_same_pixels():
+    image = torch.zeros(1, 3, 1, 4)
+    image[0, 0] = torch.tensor([5.0, 3.0, 0.0, 0.0])
+    image[0, 1] = torch.tensor([0.0, 0.0, 4.0, 8.0])
+    fixed = RegionLogits(Fixed()).on_regions_of(image)
+    assert fixed(image).tolist() == RegionLogits(Fixed())(image).tolist()
+    dark = image * torch.tensor([1.0, 0.0, 1.0])[:, None, None]  # class 1 is predicted nowhere now
+    assert fixed(dark).tolist() == [[4.0, 0.0, 0.0]]
+    dimmed = image * torch.tensor([1.0, 1.0, 0.25, 0.0])
+    assert fixed(torch.cat([dark, dimmed])).tolist()[1] == [4.0, 0.5, 0.0]
+    # integrated gradients on the way from 0, where class 0 is predicted everywhere
+    found = explain(
+        RegionLogits(Fixed()), image, method="integrated_gradients", class_index=1, normalise=False
+    )
+    assert found.flatten().tolist() == pytest.approx([0, 0, 2.0, 4.0])
+
+
+@pytest.mark.parametrize("architecture", ["unet", "fpn", "deeplabv3", "fcn", "upernet"])
+def test_the_layer_of_a_segmenter_is_its_encoders_last(architecture):
+    net = build_segmenter(architecture, num_classes=2, pretrained=False).eval()
+    layer = default_layer(RegionLogits(net), batch(1, 64))
+    name = next(name for name, each in net.named_modules() if each is layer)
+    encoder = name[: name.rindex("encoder.") + len("encoder.")]
+    ran = layers_with_maps(net, batch(1, 64))
+    assert name == [each for each in ran if each.startswith(encoder)][-1]
+
+
+def test_oblong_images_have_the_same_layer():
+    net = classifier()
+    assert default_layer(net, torch.rand(1, 3, 12, 20)) is net[3]
 
 
 # ------------------------------------------------------------------------------ made once

@@ -142,6 +142,16 @@ class TestClassicUNet:
         with torch.device("meta"):
             assert count_parameters(classic_unet(channels, classes, width))[0] == expected
 
+    def test_but_for_its_first_layer_it_begins_alike_for_any_channels(self):
+        states = []
+        for channels in (3, 1, 5):
+            torch.manual_seed(0)
+            states.append(classic_unet(channels, 2, width=4).state_dict())
+        for state in states[1:]:
+            differ = {name for name in state if not torch.equal(state[name], states[0][name])}
+            assert differ == {"mean", "std", "network.network.down.0.0.weight"}
+        assert torch.equal(classic_unet(3, 2, width=4).mean, states[0]["mean"])
+
     def test_odd_sizes_and_gradients(self):
         network = classic_unet(3, 2, width=4)
         logits = network(torch.rand(2, 3, 17, 35))
@@ -208,6 +218,13 @@ class TestGates:
         assert [name for name, p in net.named_parameters() if p.grad is None] == []
         assert net.network.network.strength.grad.ne(0).all()
 
+    def test_an_encoder_without_a_finest_level_has_no_gate_there(self):
+        net = build_segmenter(
+            encoder="convnext_atto", num_classes=2, in_channels=4, pretrained=False, gated_maps=1
+        )
+        assert list(net.network.network.gates) == ["1", "2", "3", "4"]
+        assert net(torch.rand(1, 4, 64, 64)).shape == (1, 2, 64, 64)
+
     def test_a_gate_by_hand(self):
         """One feature of 2, a map of 1, h the identity: 2 (1 + 3 (2 σ(1) - 1))."""
 
@@ -221,7 +238,7 @@ class TestGates:
                 self.segmentation_head = torch.nn.Identity()
 
         net = GatedByMaps(One(), maps=1)
-        net.gates[0] = torch.nn.Identity()
+        net.gates["0"] = torch.nn.Identity()
         net.strength.data.fill_(3.0)
         expected = 2 * (1 + 3 * (2 / (1 + math.exp(-1)) - 1))
         found = net(torch.ones(1, 4, 4, 4))

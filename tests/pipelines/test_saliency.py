@@ -1,11 +1,13 @@
 """Pipeline ``saliency`` through the real command line: rows, controls, seeds, what is refused."""
 
+import dataclasses
 import json
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 import fewmask as library
 from fewmask.attribution.explain import explain
@@ -19,6 +21,7 @@ from fewmask.pipelines.saliency_config import PRESETS, SaliencyConfig
 from fewmask.pipelines.saliency_maps import MapMaker, edges, rows_of, stacked
 from fewmask.randomness import seed_all
 from fewmask.training.run_folder import RunFolder
+from fewmask.training.stages import inputs_of_stages
 from fewmask.training.workspace import Workspace
 
 NET = "mobilenetv3_small_050"
@@ -42,7 +45,7 @@ def finished(fewmask, small_data, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(saliency, "fit_segmenter", spy)
         result = fewmask("saliency", small_data, "-o", path, *TINY, "--maps", "plain,guided",
-                         "--seeds=2", "--controls-maps-alone", "--controls-each")  # fmt: skip
+                         "--seeds=2", "--controls-alone", "--controls-each")  # fmt: skip
     assert result.code == 0, result.err
     return path, json.loads((path / "metrics.json").read_text()), calls
 
@@ -62,7 +65,8 @@ def workspace(path):
 def test_the_table_has_the_answer_the_colours_and_what_is_no_map(finished):
     rows = {row["name"]: row["kind"] for row in finished[1]["rows"]}
     assert rows["RGB + plain + guided"] == "result"
-    for name in ("RGB", "RGB + plain", "RGB + guided", "plain + guided", "RGB + Sobel edges",
+    for name in ("RGB", "RGB + plain", "RGB + guided", "plain + guided", "plain", "guided",
+                 "RGB + Sobel edges",
                  "RGB + random weights", "RGB + another image's map"):  # fmt: skip
         assert rows[name] == "control", name
         assert rows[f"{name}, seed 1"] == "reference", name
@@ -74,7 +78,7 @@ def test_the_table_has_the_answer_the_colours_and_what_is_no_map(finished):
 def test_of_one_seed_all_rows_begin_alike_and_see_the_same_images(finished):
     """But for the first layer, which has another number of channels."""
     work, calls = workspace(finished[0]), finished[2]
-    assert len(calls) == 8 * 2
+    assert len(calls) == 10 * 2
     drawn = {(named["drawn_by"], tuple(args[3])) for args, named in calls}
     assert {name for name, _ in drawn} == {"seed 0", "seed 1"}
     assert len({rows for _, rows in drawn}) == 1
@@ -191,6 +195,9 @@ def test_gates_learn_too(fewmask, small_data, tmp_path):
     assert result.code == 0, result.err
     rows = {row["name"]: row for row in json.loads((run / "metrics.json").read_text())["rows"]}
     assert rows["RGB + Grad-CAM"]["masks_used"] == rows["RGB"]["masks_used"] == 4
+    weights = load_file(next(run.glob("*-segment/rgb+grad_cam-0.safetensors")))
+    (strength,) = (each for name, each in weights.items() if name.endswith("strength"))
+    assert strength.ne(0).any()
 
 
 def test_the_tag_classifier_of_a_run_unless_it_has_seen_the_test_images(
@@ -203,6 +210,22 @@ def test_the_tag_classifier_of_a_run_unless_it_has_seen_the_test_images(
     result = fewmask("saliency", sample_data, "-o", run, *flags, "--masks=4")
     assert result.code == 0, result.err
     assert "tags of the classifier" in (run / "report.html").read_text()
+    away = shutil.move(shutil.copytree(run, tmp_path / "copy"), tmp_path / "moved")
+    (tmp_path / "tags").mkdir()
+    shutil.copytree(tiny_run.path, tmp_path / "tags/run")
+    record = away / "run.yaml"
+    record.write_text(record.read_text().replace(str(tiny_run.path), str(tmp_path / "gone")))
+    images = next(sample_data.glob("positive"))
+    for place in (run, away):  # the second where the classifier's own run is no more
+        out = tmp_path / f"{place.name}-masks"
+        assert fewmask("predict", place, images, "-o", out).code == 0
+        heat = tmp_path / f"{place.name}-maps"
+        asked = ("explain", images, "-o", heat, "--network", place, "--method=guided")
+        assert fewmask(*asked).code == 0
+    masks = [sorted(tmp_path.glob(f"{name}-masks/masks/*.png")) for name in ("run", "moved")]
+    assert [p.read_bytes() for p in masks[0]] == [p.read_bytes() for p in masks[1]] != []
+    lent = fewmask("evaluate", away, small_data)
+    assert lent.code == 11, lent.err  # the classifier has learned these
     seen = fewmask("saliency", small_data, "-o", tmp_path / "leak", *flags, "--split-seed=5")
     assert seen.code == 11, seen.err
     assert not (tmp_path / "leak").exists()
@@ -232,11 +255,38 @@ def test_what_cannot_be_is_refused_before_anything_is_made(
     assert not (tmp_path / "run").exists()
 
 
+def test_maps_are_not_kept_among_the_users_data(fewmask, small_data, tmp_path, tree):
+    before = tree(small_data)
+    result = fewmask("saliency", small_data, "-o", tmp_path / "run", *TINY,
+                     f"--saliency-cache={small_data / 'cache'}")  # fmt: skip
+    assert result.code == 10, result.err
+    assert tree(small_data) == before
+
+
+def test_what_makes_no_map_leaves_the_maps_as_they_are(finished):
+    work = workspace(finished[0])
+
+    def keys(**changes):
+        config = work.config.replaced(**changes)
+        other = dataclasses.replace(work, config=config)
+        found = inputs_of_stages(other, saliency.STAGES, saliency.ALWAYS)
+        return {name: inputs.key for name, inputs in found.items()}
+
+    before = keys()
+    assert keys(saliency_cache=finished[0] / "cache") == before
+    for changes in ({"seeds": 3}, {"masks": 2}, {"controls_rgb": False}, {"controls_alone": False}):
+        after = keys(**changes)
+        assert [n for n in before if before[n] != after[n]] == ["segment", "evaluate", "export"]
+    assert keys(maps=("plain",))["saliency"] != before["saliency"]
+    assert keys(maps=("plain",))["prepare"] == before["prepare"]
+
+
 def test_paper_is_the_published_system():
     config = resolve(SaliencyConfig, PRESETS, "paper")
     assert (config.image_size, config.saliency_network) == (512, "vgg16")
     assert (config.saliency_weights, config.saliency_class) == ("imagenet", "predicted")
     assert config.segment_architecture == "classic_unet"
+    assert (config.test_folds, config.val_fraction) == (10, pytest.approx(1 / 9))  # 80 / 10 / 10
     assert (config.segment_optimizer, config.segment_learning_rate) == ("adam", 1e-4)
     assert (config.segment_schedule, config.segment_weight_decay) == ("constant", 0)
     assert (config.segment_epochs, config.segment_min_steps, config.segment_batch_size) == (

@@ -26,6 +26,8 @@ from fewmask.attribution.maps import one_for_each, require_choice, require_count
 from fewmask.attribution.methods import METHODS
 
 NEEDS_LAYER = (*cam.METHODS, "guided_grad_cam")
+CHANGES_IMAGE = ("score_cam", "smoothgrad", "integrated_gradients")
+"""Methods that ask the network about other images than the one that they explain."""
 
 
 def explain(
@@ -62,12 +64,28 @@ def explain(
     require_choice("method", method, METHODS)
     require_count("batch_size", batch_size)
     if method in NEEDS_LAYER:
-        options["target_layer"] = target_layer or default_layer(network, image[:1])
+        options["target_layer"] = (
+            target_layer or options.get("target_layer") or default_layer(network, image[:1])
+        )
+    index = None if class_index is None else one_for_each(class_index, image)
+    if isinstance(network, RegionLogits) and network.region is None and method in CHANGES_IMAGE:
+        own = [None] * len(image) if index is None else index.tolist()
+        maps = [
+            explain(
+                network.on_regions_of(one),
+                one,
+                method=method,
+                class_index=asked,
+                batch_size=batch_size,
+                **options,
+            )
+            for one, asked in zip(image.split(1), own, strict=True)
+        ]
+        return torch.cat(maps)
     if method in saliency.METHODS:
         return saliency.compute_saliency(
             network, image, method=method, class_index=class_index, batch_size=batch_size, **options
         )
-    index = None if class_index is None else one_for_each(class_index, image)
     maps = [
         cam.compute_cam(
             network,
@@ -82,16 +100,18 @@ def explain(
 
 
 def default_layer(network: nn.Module, image: Tensor) -> nn.Module:
-    """The layer whose output a classifier pools; of a segmenter the last of the coarsest maps.
+    """The layer whose output a classifier pools; of a segmenter the last of its encoder's coarsest.
 
     Args:
-        network: As in :func:`explain`.
-        image: (1, 3, H, W) to run it on.
+        network: As in :func:`explain`. The encoder is a part of that name; without one, the
+            coarsest of all maps.
+        image: (1, 3, H, W); the network runs on a black square as large as its longer side.
 
     Raises:
         UsageError: There is none.
     """
-    return find_layer(network, None, image, coarsest=isinstance(network, RegionLogits))
+    black = image.new_zeros((1, image.shape[1], *2 * (max(image.shape[2:]),)))
+    return find_layer(network, None, black, coarsest=isinstance(network, RegionLogits))
 
 
 class RegionLogits(nn.Module):
@@ -101,23 +121,39 @@ class RegionLogits(nn.Module):
 
     Args:
         segmenter: Image (N, 3, H, W) to logits (N, C, H, W).
+        region: (1, C, H, W), where each class is looked at; None is where it is predicted on the
+            very image that is asked about. A method that changes the image needs it fixed.
 
     Source: Vinogradova et al. 2020, "Towards Interpretable Semantic Segmentation via
         Gradient-weighted Class Activation Mapping", eq. 2.
     Differs: the mean instead of the sum, so that no class counts more for being large.
     """
 
-    def __init__(self, segmenter: nn.Module) -> None:
+    def __init__(self, segmenter: nn.Module, region: Tensor | None = None) -> None:
         super().__init__()
-        self.segmenter = segmenter
+        self.segmenter, self.region = segmenter, region
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) float in [0, 1] -> (N, C)."""
         logits = self.segmenter(image)
-        classes = torch.arange(logits.shape[1], device=logits.device).view(-1, 1, 1)
-        region = (logits.argmax(1, keepdim=True) == classes).to(logits.dtype)  # (N, C, H, W)
-        region = torch.where(region.any((2, 3), keepdim=True), region, 1)
+        region = _regions(logits) if self.region is None else self.region
         return (region * logits).sum((2, 3)) / region.sum((2, 3))
+
+    @torch.no_grad()
+    def on_regions_of(self, image: Tensor) -> RegionLogits:
+        """The same segmenter, which looks where it predicts each class on this image (1, 3, H, W).
+
+        Of copies of the image that were changed, its logits are still about the same pixels.
+        """
+        with cam.eval_mode(self):
+            return RegionLogits(self.segmenter, _regions(self.segmenter(image)))
+
+
+def _regions(logits: Tensor) -> Tensor:
+    """(N, C, H, W) ones where each class is predicted; all ones of one that is so nowhere."""
+    classes = torch.arange(logits.shape[1], device=logits.device).view(-1, 1, 1)
+    region = (logits.argmax(1, keepdim=True) == classes).to(logits.dtype)
+    return torch.where(region.any((2, 3), keepdim=True), region, 1)
 
 
 @dataclass(frozen=True)
@@ -233,5 +269,5 @@ class Explainer:
         part.replace(path)
 
 
-FORMAT = 1
+FORMAT = 2
 """To be raised where the same key would stand for another map."""

@@ -26,7 +26,7 @@ def find_layer(
             normalisation and residual additions are behind it, however they were registered.
         image: (N, 3, H, H) to run the network on; by default black, of 224 px.
         coarsest: Take the last of the layers with the smallest maps instead, where nothing is
-            pooled: of a segmenter the deepest one.
+            pooled: of a segmenter the deepest one of the part called ``encoder``, if there is one.
 
     Raises:
         UsageError: If there is no such layer; close names are listed.
@@ -56,7 +56,13 @@ def layers_with_maps(network: nn.Module, image: Tensor) -> list[str]:
 
 def _coarsest_layer(network: nn.Module, image: Tensor | None) -> str:
     shapes = _shapes(network, _black(network) if image is None else image)
-    maps = [(shape[2] * shape[3], name) for name, shape in reversed(shapes) if _is_map(shape)]
+    within = [f"{name}." for name, _ in network.named_modules() if f".{name}".endswith(".encoder")]
+    begin = within[0] if within else ""
+    maps = [
+        (shape[2] * shape[3], name)
+        for name, shape in reversed(shapes)
+        if _is_map(shape) and name.startswith(begin)
+    ]
     if not maps:
         raise UsageError.of(
             "CAM-LAYER",

@@ -7,9 +7,9 @@ from difflib import get_close_matches
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from fewmask.attribution.hooks import describe
+from fewmask.attribution.hooks import describe, eval_mode
 from fewmask.errors import NumericalError, UsageError
 
 
@@ -126,6 +126,28 @@ def require_images(image: Tensor) -> None:
             expected="(N, 3, H, W) with N of 1 or more",
             fix="stack the images into one batch",
         )
+
+
+def require_size(
+    network: nn.Module, size: tuple[int, int], where: str, fix: str, device: torch.device | None
+) -> None:
+    """Run a network once on a black image of a height and width in px.
+
+    Raises:
+        UsageError: It fails: some take one size only, or none so small.
+    """
+    try:
+        with torch.no_grad(), eval_mode(network):
+            network(torch.zeros(1, 3, *size, device=device))
+    except (AssertionError, RuntimeError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UsageError.of(
+            "IMAGE-SIZE",
+            where=where,
+            found=f"{size[0]} x {size[1]} px, at which the network fails: {reason}",
+            expected="a height and a width that the network takes",
+            fix=fix,
+        ) from None
 
 
 def require_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -134,13 +134,14 @@ def compute_saliency(
             total *= image - start
         saliency = total.abs().amax(1)
         if method == "guided_grad_cam":
-            saliency *= compute_cam(
-                network,
-                image,
-                target_layer=target_layer or find_layer(network, None, image[:1]),
-                class_index=index,
-                normalise=False,
-            )
+            layer = target_layer or find_layer(network, None, image[:1])
+            assert index is not None  # asked for above
+            each = one_for_each(index, image)
+            maps = [
+                compute_cam(network, part, target_layer=layer, class_index=own, normalise=False)
+                for part, own in zip(image.split(batch_size), each.split(batch_size), strict=True)
+            ]
+            saliency *= torch.cat(maps)
         return (min_max(saliency) if normalise else saliency).float()
 
 

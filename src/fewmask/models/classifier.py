@@ -163,6 +163,22 @@ def imagenet_classifier(name: str, weights: str) -> Normalised:
     return classifier
 
 
+def imagenet_size(name: str) -> tuple[int, int]:
+    """Height and width in px at which a network of that name is asked.
+
+    224 x 224, or where it takes only one size, that.
+    """
+    if name == "vgg16":
+        return 224, 224
+    from timm.models import get_pretrained_cfg
+
+    config: Any = get_pretrained_cfg(name, allow_unregistered=False)
+    if not config.fixed_input_size:
+        return 224, 224
+    _, height, width = config.input_size
+    return height, width
+
+
 def imagenet_class_names() -> list[str]:
     """Of the 1,000 logits of :func:`imagenet_classifier`, as timm lists them."""
     from timm.data import ImageNetInfo

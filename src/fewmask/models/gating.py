@@ -31,13 +31,16 @@ class GatedByMaps(nn.Module):
         self.encoder, self.decoder = parts.encoder, parts.decoder
         self.segmentation_head = parts.segmentation_head
         channels = parts.encoder.out_channels[1:]  # the first is the image
-        self.gates = nn.ModuleList(_gate(maps, width, wide) for wide in channels)
+        self.gates = nn.ModuleDict(
+            {str(level): _gate(maps, width, wide) for level, wide in enumerate(channels) if wide}
+        )
         self.strength = nn.Parameter(torch.zeros(len(channels)))
 
     def forward(self, image: Tensor) -> Tensor:
         """Image and maps (N, 3 + M, H, W) -> logits (N, num_classes, H, W)."""
         maps, (seen, *features) = image[:, 3:], self.encoder(image[:, :3])
-        for level, gate in enumerate(self.gates):
+        for key, gate in self.gates.items():
+            level = int(key)
             small = functional.adaptive_avg_pool2d(maps, features[level].shape[2:])
             weight = 2 * gate(small).sigmoid() - 1
             features[level] = features[level] * (1 + self.strength[level] * weight)

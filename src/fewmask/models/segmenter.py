@@ -276,11 +276,19 @@ class ClassicUNet(nn.Module):
 def classic_unet(in_channels: int, num_classes: int, width: int = 64) -> Normalised:
     """:class:`ClassicUNet` for images of any size, the supervised reference of the tags pipeline.
 
+    But for its first layer it begins the same for any ``in_channels``.
+
     Shapes:
         image (N, in_channels, H, W) float in [0, 1] -> logits (N, num_classes, H, W).
     """
+    network = ClassicUNet(3, num_classes, width)
+    if in_channels != 3:  # drawn behind all others, that these are the same
+        first = nn.Conv2d(in_channels, width, 3, padding=1)
+        nn.init.kaiming_normal_(first.weight, nonlinearity="relu")
+        nn.init.zeros_(first.bias)  # type: ignore[arg-type]
+        network.down[0][0] = first  # type: ignore[index]
     half = [0.5] * in_channels
-    return Normalised(Padded(ClassicUNet(in_channels, num_classes, width), 16), half, half)
+    return Normalised(Padded(network, 16), half, half)
 
 
 def _double_conv(before: int, after: int) -> nn.Sequential:

@@ -99,14 +99,15 @@ def checked(pipeline: str, root: Path, out: Path, config: Settings) -> Checked:
         refuse_strange(config.reuse, pipeline)
     config = config.replaced(
         threads=config.threads or torch.get_num_threads(),
-        reuse=config.reuse and str(config.reuse.resolve()),
-        **{
-            name: str(path.resolve())
-            for name, path in (input_files(config) | config.data_folders).items()
-        },
+        **{name: str(path.resolve()) for name, path in _paths(config).items()},
     )
     settings_by_content(config)  # refuses a file that is not there
     return Checked(module, config, data, device, stages, folds, parts[0])
+
+
+def _paths(config: Settings) -> dict[str, Path]:
+    """Every setting that is a path, so that a run can be resumed from any working folder."""
+    return {n: value for n, value in config if isinstance(value, Path)} | input_files(config)
 
 
 def plan(pipeline: str, root: Path, out: Path, config: Settings) -> dict[str, Any]:

@@ -40,6 +40,7 @@ from typing import Any
 
 import numpy as np
 
+from fewmask.attribution.maps import require_size
 from fewmask.conventions import IGNORE_INDEX
 from fewmask.data.folder import DataFolder
 from fewmask.data.loading import Sparse
@@ -54,6 +55,7 @@ from fewmask.pipelines.saliency_maps import (
     channels_of,
     classifier_of,
     has_colours,
+    keep_classifier,
     network_of,
     rows_of,
     stacked,
@@ -76,6 +78,7 @@ from fewmask.training.inference import predict_probs
 from fewmask.training.known_images import refuse_weights_that_saw
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import Stage
+from fewmask.training.run_places import refuse_inside
 from fewmask.training.segmenting import fit_segmenter, true_targets
 from fewmask.training.signals import stop_if_asked
 from fewmask.training.stages import StageSpec
@@ -108,14 +111,19 @@ def refuse_impossible(
     """Look for masks in each fold's cut, and build each network once, before anything is trained.
 
     Raises:
-        DataError: there is no mask to train on.
+        DataError: there is no mask to train on, or maps would be kept among the data.
         LeakError: the tag classifier has learned a test image.
-        FewmaskError: there is no such network, not with these weights, or it has no such class.
+        FewmaskError: there is no such network, not with these weights, it has no such class, or
+            fails at that size of images.
     """
     masked = {s.id for s in data.samples if s.mask_path and (s.tags or not data.has_tags)}
     if any(masked.isdisjoint(part.train) for part in parts):
         raise no_masks(data)
-    classifier_of(config)
+    if config.saliency_cache is not None:
+        refuse_inside(config.saliency_cache, data.root, "--saliency-cache")
+    side = config.saliency_image_size
+    fix = "--saliency-image-size 224, or what it was trained at"
+    require_size(classifier_of(config).network, (side, side), "saliency_image_size", fix, None)
     for row in rows_of(config):
         network_of(row, config, data.num_classes)
     if config.saliency_classifier is not None:
@@ -143,7 +151,8 @@ def make_maps(work: Workspace, stage: Stage) -> None:
     loop = Loop(
         stage, len(starts), seed=config.seed, state={}, before_save=maps.flush, unit="batch"
     )
-    maker = MapMaker(config, names, work.device)
+    keep_classifier(config, stage.path)
+    maker = MapMaker(config, names, work.device, stage.path)
     for step in loop:
         rows = range(starts[step], min(starts[step] + batch, len(samples)))
         maps[rows.start : rows.stop] = maker([read_image(samples[r].image_path) for r in rows])
@@ -224,7 +233,7 @@ STAGES = (
     StageSpec("prepare", prepare, shared=True),
     StageSpec("split", split, reads=("prepare",)),
     StageSpec(
-        "saliency", make_maps, reads=("prepare",), settings=("maps", "controls"), shared=True
+        "saliency", make_maps, reads=("prepare",), settings=("maps", "controls_maps"), shared=True
     ),
     StageSpec(
         "segment",

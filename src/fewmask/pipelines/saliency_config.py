@@ -59,10 +59,11 @@ class SaliencyConfig(Settings):
     encoder's features at each scale."""
     controls_rgb: bool = True
     """A row on the colours alone: what the maps have to beat."""
-    controls_maps_alone: bool = False
+    controls_alone: bool = False
     """A row on the maps alone, as published."""
     controls_each: bool = False
-    """With several maps a row on the colours and each of them."""
+    """With several maps a row on the colours and each of them, and with `controls_alone` a row on
+    each alone."""
     controls_maps: tuple[Control, ...] = CONTROLS
     """Rows on the colours and one channel that is no map of this image by this network: its edges;
     the first of the maps by a network with random weights, or of another image."""
@@ -76,7 +77,7 @@ class SaliencyConfig(Settings):
             raise ValueError("maps: each once")
         if self.segment_fusion == "gates" and self.segment_architecture in {"fcn", "classic_unet"}:
             raise ValueError(f"segment_fusion gates: not with {self.segment_architecture}")
-        if self.segment_fusion == "gates" and self.controls_maps_alone:
+        if self.segment_fusion == "gates" and self.controls_alone:
             raise ValueError("segment_fusion gates: maps alone have no features to weigh")
         if self.segment_batch_size == 1 and self.segment_architecture != "classic_unet":
             raise ValueError("segment_batch_size 1 leaves batch normalisation nothing to learn by")
@@ -98,7 +99,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "saliency_network": "vgg16",
         "saliency_weights": "imagenet",
         "saliency_image_size": 512,
-        "controls_maps_alone": True,
+        "controls_alone": True,
+        "test_folds": 10,
+        "val_fraction": 1 / 9,
         "encoder_weights": "none",
         "segment_architecture": "classic_unet",
         "segment_loss": "ce",

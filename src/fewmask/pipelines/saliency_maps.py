@@ -8,8 +8,10 @@ An input is written ``rgb+plain``: colours, then maps. Besides the methods of
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,13 +23,17 @@ from fewmask.attribution.maps import class_called
 from fewmask.config import resolve
 from fewmask.data.transforms import resize_image, to_unit
 from fewmask.errors import UsageError
-from fewmask.models.classifier import imagenet_class_names, imagenet_classifier
+from fewmask.models.classifier import (
+    CLASSIFIER_TARGET_LAYER,
+    imagenet_class_names,
+    imagenet_classifier,
+)
 from fewmask.pipelines.saliency_config import SaliencyConfig
 from fewmask.pipelines.tags_config import TagsConfig
 from fewmask.pipelines.tags_evidence import new_classifier, target_layer
 from fewmask.randomness import seed_all
 from fewmask.training.checkpoint import load_weights
-from fewmask.training.known_images import run_of
+from fewmask.training.known_images import KnownImages, run_of
 from fewmask.training.segmenting import SegmenterPredictor, new_segmenter
 
 COLOURS = "rgb"
@@ -55,8 +61,10 @@ def rows_of(config: SaliencyConfig) -> list[str]:
     """
     rows = ["+".join((COLOURS, *config.maps))]
     rows += [COLOURS] * config.controls_rgb
-    rows += ["+".join(config.maps)] * config.controls_maps_alone
-    rows += [f"{COLOURS}+{name}" for name in config.maps] * config.controls_each
+    rows += ["+".join(config.maps)] * config.controls_alone
+    if config.controls_each:
+        rows += [f"{COLOURS}+{name}" for name in config.maps]
+        rows += list(config.maps) * config.controls_alone
     rows += [f"{COLOURS}+{name}" for name in config.controls_maps]
     return list(dict.fromkeys(rows))
 
@@ -80,34 +88,71 @@ class Asked(NamedTuple):
         network: Image in [0, 1] to logits.
         layer: Dotted name of the layer for CAMs, or None.
         class_index: Of the class that is explained; None is what it predicts.
+        class_names: Of each logit.
     """
 
     network: nn.Module
     layer: str | None
     class_index: int | None
+    class_names: Sequence[str]
 
 
-def classifier_of(config: SaliencyConfig, *, random: bool = False) -> Asked:
+def classifier_of(
+    config: SaliencyConfig, *, random: bool = False, kept: Path | None = None
+) -> Asked:
     """The classifier that the settings describe; with ``random`` the same, its weights drawn.
+
+    Args:
+        config: Reads ``saliency_*``.
+        random: See above.
+        kept: Folder of a run that has a copy of the file, see :func:`keep_classifier`.
 
     Raises:
         FewmaskError: there is no such network, not with these weights, or it has no such class.
     """
     seed_all(config.seed, "saliency", "random weights" if random else "weights")
     if config.saliency_classifier is None:
-        weights = "none" if random else config.saliency_weights
-        network: nn.Module = imagenet_classifier(config.saliency_network, weights)
-        names, layer = imagenet_class_names(), None
+        weights = config.saliency_weights
+        if kept is not None and (copy := kept / _name_of_copy(Path(weights))).is_file():
+            weights = str(copy)
+        name = config.saliency_network
+        network: nn.Module = imagenet_classifier(name, "none" if random else weights)
+        names, layer = imagenet_class_names(), CLASSIFIER_TARGET_LAYER.get(name)
     else:
-        network, names, layer = _tag_classifier(config, random=random)
+        network, names, layer = _tag_classifier(config, kept, random=random)
     asked = config.saliency_class
     index = None if asked == "predicted" else class_called(asked, names, "--saliency-class")
-    return Asked(network.eval(), layer, index)
+    return Asked(network.eval(), layer, index, names)
 
 
-def _tag_classifier(config: SaliencyConfig, *, random: bool) -> tuple[nn.Module, list[str], str]:
+def _name_of_copy(weights: Path) -> str:
+    return f"classifier{weights.suffix}"
+
+
+FACTS = "classifier.json"
+
+
+def keep_classifier(config: SaliencyConfig, folder: Path) -> None:
+    """Copy a classifier that is a file, and what it has learned from, to a folder of the run.
+
+    So the run predicts, and knows a leak, wherever it lies, whatever becomes of that file.
+    """
     path = config.saliency_classifier
-    assert path is not None
+    if path is not None:
+        settings, names = _facts_of(path)
+        facts = json.dumps({"settings": settings, "class_names": names}, indent=1)
+        (folder / FACTS).write_text(facts)
+        run = run_of(path)
+        assert run is not None  # _facts_of has looked
+        KnownImages.of_weights(run, path).save(folder)
+    elif config.saliency_weights not in {"packaged", "imagenet", "none"}:
+        path = Path(config.saliency_weights)
+    if path is not None:
+        shutil.copyfile(path, folder / _name_of_copy(path))
+
+
+def _facts_of(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """Settings and class names of the run that has trained a tag classifier."""
     run = run_of(path)
     if run is None or run.record["pipeline"] != "tags" or not run.is_finished():
         raise UsageError.of(
@@ -117,8 +162,21 @@ def _tag_classifier(config: SaliencyConfig, *, random: bool) -> tuple[nn.Module,
             expected="RUN/...-classify/classifier.safetensors of such a run",
             fix="give the file where the run has written it",
         )
-    tags = resolve(TagsConfig, {"run.yaml": {}}, "run.yaml", overrides=run.record["settings"])
     names = list(json.loads((run.path / "metrics.json").read_text())["class_names"])
+    return dict(run.record["settings"]), names
+
+
+def _tag_classifier(
+    config: SaliencyConfig, kept: Path | None, *, random: bool
+) -> tuple[nn.Module, list[str], str]:
+    path = config.saliency_classifier
+    assert path is not None
+    if kept is not None and (kept / FACTS).is_file():
+        facts, path = json.loads((kept / FACTS).read_text()), kept / _name_of_copy(path)
+        settings, names = facts["settings"], facts["class_names"]
+    else:
+        settings, names = _facts_of(path)
+    tags = resolve(TagsConfig, {"run.yaml": {}}, "run.yaml", overrides=settings)
     network = new_classifier(tags, len(names), pretrained=False)
     if not random:
         load_weights(path, network)
@@ -136,14 +194,21 @@ class MapMaker:
         names: Channels to make: methods, ``sobel``, and ``random`` (the first of the maps that the
             settings name, by a network with random weights).
         device: Where the classifier runs.
+        kept: See :func:`classifier_of`.
     """
 
-    def __init__(self, config: SaliencyConfig, names: Sequence[str], device: torch.device) -> None:
+    def __init__(
+        self,
+        config: SaliencyConfig,
+        names: Sequence[str],
+        device: torch.device,
+        kept: Path | None = None,
+    ) -> None:
         self.config, self.names = config, list(names)
         learned = [name for name in names if name not in {"sobel", "random"}]
         self._explainers: dict[str, tuple[Explainer, int | None]] = {}
-        asked = classifier_of(config) if learned else None
-        drawn = classifier_of(config, random=True) if "random" in names else None
+        asked = classifier_of(config, kept=kept) if learned else None
+        drawn = classifier_of(config, random=True, kept=kept) if "random" in names else None
         for name in names:
             source = drawn if name == "random" else asked
             if name == "sobel" or source is None:

@@ -14,6 +14,7 @@ from fewmask.metrics.paired import compare_rows
 from fewmask.pipelines.saliency_config import SaliencyConfig
 from fewmask.pipelines.saliency_maps import (
     COLOURS,
+    FACTS,
     MapMaker,
     MapPredictor,
     channels_of,
@@ -27,6 +28,7 @@ from fewmask.report.figures import heat_overlay, strip_png
 from fewmask.report.html import Case
 from fewmask.training.checkpoint import load_weights
 from fewmask.training.evaluation import Candidate, Evaluation, trivial_controls
+from fewmask.training.known_images import KnownImages
 from fewmask.training.segmenting import SegmenterPredictor, has_encoder
 from fewmask.training.workspace import Workspace
 
@@ -117,7 +119,7 @@ def _segmenter(work: Workspace, row: str, seed: int = 0) -> SegmenterPredictor:
 def predictor_of(work: Workspace) -> MapPredictor:
     """What ``fewmask predict`` applies: maps first, then the mask."""
     row = rows_of(work.config)[0]
-    maker = MapMaker(work.config, channels_of(row), work.device)
+    maker = MapMaker(work.config, channels_of(row), work.device, work.stages["saliency"].path)
     return MapPredictor(_segmenter(work, row), maker, row)
 
 
@@ -247,7 +249,14 @@ def bill(works: Sequence[Workspace]) -> list[tuple[str, str, str]]:
     if has_encoder(config):
         lines += pretrained_labels(config)
     if config.saliency_classifier is not None:
-        lines.append(("tags of the classifier", "as its run says", str(config.saliency_classifier)))
+        seen = sum(len(known.fingerprints) for known in KnownImages.lent_to(works[0].run))
+        lines.append(
+            ("tags of the classifier", f"{seen} images", f"the run of {config.saliency_classifier}")
+        )
+        facts = works[0].stages["saliency"].read_json(FACTS)
+        lines += pretrained_weights(
+            "weights that the classifier began with", facts["settings"]["encoder_weights"]
+        )
     else:
         lines += pretrained_weights("weights of the explained network", config.saliency_weights)
     return lines

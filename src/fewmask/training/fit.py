@@ -95,6 +95,7 @@ def fit(
     seed: int,
     device: torch.device,
     name: str = "steps",
+    drawn_by: str | None = None,
     score: Callable[[nn.Module], float] | None = None,
     workers: int = 0,
     shares: np.ndarray | None = None,
@@ -111,6 +112,7 @@ def fit(
         seed: The run's seed.
         device: Where to train.
         name: Tells several trainings of a stage apart.
+        drawn_by: Name by which random numbers are drawn; default ``name``.
         score: Validation score of a network, higher is better; never sees test data.
         workers: Loader processes; the result does not depend on them.
         shares: How often each position of ``dataset`` is drawn; None = once an epoch. See
@@ -133,7 +135,15 @@ def fit(
         state["ema"].n_averaged += steady  # otherwise the first update is a copy
     if settings.keep == "best":
         state["best"] = Best()
-    loop = Loop(stage, total_steps, seed=seed, state=state, name=name, save_every_steps=per_epoch)
+    loop = Loop(
+        stage,
+        total_steps,
+        seed=seed,
+        state=state,
+        name=name,
+        drawn_by=drawn_by,
+        save_every_steps=per_epoch,
+    )
     batches = None
     for step in loop:
         if batches is None:  # the loop knows only now where it goes on

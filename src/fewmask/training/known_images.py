@@ -28,7 +28,7 @@ DAMAGE = (OSError, EOFError, ValueError, KeyError, IndexError, csv.Error, zipfil
 
 
 class KnownImages:
-    """The images of a run's data, with their parts of the first fold.
+    """The images of a run's data, with their parts of a fold, the first if not said otherwise.
 
     Args:
         records: ``id``, ``part`` (train, val, test, unused) and ``sha256`` (of the pixels) of each
@@ -55,9 +55,34 @@ class KnownImages:
             LeakError: neither is there, so that a leak could not be seen.
             CheckpointError: what is there is damaged.
         """
-        path = run.path / "weights" / FILE
+        return cls._of(run, run.path / "weights" / FILE)
+
+    @classmethod
+    def of_weights(cls, run: RunFolder, weights: Path) -> KnownImages:
+        """Those that a file of weights in a run was trained on: of its own fold, if it lies in one.
+
+        Raises:
+            LeakError: see :meth:`of`.
+            CheckpointError: see :meth:`of`.
+        """
+        within = weights.resolve().relative_to(run.path.resolve()).parts[0]
+        if within.startswith("fold-"):
+            return cls._of(run, run.path / within, fold=within)
+        return cls.of(run)
+
+    @classmethod
+    def lent_to(cls, run: RunFolder) -> list[KnownImages]:
+        """Those of classifiers of other runs that a run has a copy of and predicts with.
+
+        Raises:
+            CheckpointError: see :meth:`of`.
+        """
+        return [cls._of(run, path) for path in sorted(run.path.glob(f"[0-9]*-*/{FILE}"))]
+
+    @classmethod
+    def _of(cls, run: RunFolder, path: Path, fold: str = "fold-0") -> KnownImages:
         try:
-            known = cls._read(path) if path.is_file() else cls.of_stages(run)
+            known = cls._read(path) if path.is_file() else cls.of_stages(run, fold)
         except DAMAGE as error:
             raise CheckpointError.of(
                 "KNOWN-IMAGES-DAMAGED",
@@ -78,9 +103,14 @@ class KnownImages:
         return known
 
     @classmethod
-    def of_stages(cls, run: RunFolder) -> KnownImages | None:
-        """From the stages ``prepare`` and ``split``; None if they are not there."""
-        places = ("*-split/split.csv", "fold-0/*-split/split.csv")
+    def of_stages(cls, run: RunFolder, fold: str = "fold-0") -> KnownImages | None:
+        """From the stages ``prepare`` and ``split``; None if they are not there.
+
+        Args:
+            run: The run.
+            fold: Folder of the fold, where there are several.
+        """
+        places = ("*-split/split.csv", f"{fold}/*-split/split.csv")
         tables = [path for place in places for path in run.path.glob(place)]
         arrays = list(run.path.glob("*-prepare/images.npy"))
         if not tables or not arrays:
@@ -158,7 +188,7 @@ def refuse_weights_that_saw(weights: Path, samples: Iterable[Sample], fix: str) 
     run = run_of(weights)
     if run is None:
         return False
-    known = KnownImages.of(run)
+    known = KnownImages.of_weights(run, weights)
     for sample in samples:
         if what := known.learned(read_image(sample.image_path)):
             raise LeakError.of(

@@ -39,6 +39,7 @@ class Loop:
         state: Everything that a step changes and a later step reads. Networks, optimisers, EMA,
             image pools; a missing key would show as a difference after a resume.
         name: Tells several loops of one stage apart.
+        drawn_by: Name by which random numbers are drawn; default ``name``.
         save_every_steps: A checkpoint after so many steps …
         save_every_seconds: … or after so many seconds, whichever comes first.
         before_save: Called before a checkpoint is written (to flush memory-mapped results).
@@ -54,6 +55,7 @@ class Loop:
         seed: int,
         state: Mapping[str, Stateful],
         name: str = "steps",
+        drawn_by: str | None = None,
         save_every_steps: int | None = None,
         save_every_seconds: float = 120.0,
         before_save: Callable[[], None] | None = None,
@@ -64,7 +66,7 @@ class Loop:
         self.total_steps = total_steps
         self.seed = seed
         self.state = dict(state)
-        self.name = name
+        self.name, self.drawn_by = name, drawn_by or name
         self.save_every_steps = save_every_steps
         self.save_every_seconds = save_every_seconds
         self.before_save = before_save
@@ -91,7 +93,7 @@ class Loop:
         with Progress(title, self.total_steps, self.step, self.unit, self.stage.run) as progress:
             while self.step < self.total_steps:
                 self._stop_if_asked(saved_step)
-                seed_all(self.seed, self.stage.label, self.name, self.step)
+                seed_all(self.seed, self.stage.label, self.drawn_by, self.step)
                 yield self.step
                 self.step += 1
                 progress.advance(self.step, self._records[-1] if self._records else {})

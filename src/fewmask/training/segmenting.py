@@ -170,7 +170,7 @@ def fit_segmenter(
         augment: False shows every image as it is.
         build: Makes the network, as :func:`new_segmenter` does.
         drawn_by: Name by which random numbers are drawn; default ``name``. Trainings under one name
-            begin alike and see the same images in the same order.
+            begin alike, see the same images in the same order and drop the same features.
         colours: Channels of ``images`` before those that are maps.
 
     Returns:
@@ -218,6 +218,7 @@ def fit_segmenter(
         seed=config.seed,
         device=work.device,
         name=name,
+        drawn_by=drawn_by,
         workers=config.workers,
         shares=shares,
         teach=teach,

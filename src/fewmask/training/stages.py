@@ -26,10 +26,10 @@ class StageSpec:
     """One line of a pipeline's table of stages.
 
     Attributes:
-        name: Also the prefix of the settings that only this stage reads.
+        name: Also the name, or the first word of the names, of settings that only this stage reads.
         function: Does the work inside the stage's folder.
         reads: Stages whose files it reads; it is made again when one of them is.
-        settings: Prefixes of further settings that it reads.
+        settings: Names of further settings that it reads, or how these begin.
         shared: One for all folds.
         masks: It reads the user's true masks; it is made again when they change.
         outside: It writes to the run's own folders too, so it is not copied from another run.
@@ -42,6 +42,10 @@ class StageSpec:
     shared: bool = False
     masks: bool = False
     outside: bool = False
+
+    def reads_setting(self, name: str) -> bool:
+        """Whether a setting is one of its own: by its whole name, or by its first words."""
+        return any(f"{name}_".startswith(f"{own}_") for own in (self.name, *self.settings))
 
     def folder(self, work: Workspace) -> str:
         """Sub-folder of the run in which the stage lies."""
@@ -146,20 +150,16 @@ def inputs_of_stages(
     Raises:
         UsageError: a file that a setting names is not there.
     """
-    prefixes = [f"{name}_" for spec in specs for name in (spec.name, *spec.settings)]
-    settings = settings_by_content(work.config)
-    general = {
-        name: value
-        for name, value in settings.items()
-        if name not in NOT_AN_INPUT and not any(name.startswith(prefix) for prefix in prefixes)
-    }
+    everything = settings_by_content(work.config)
+    settings = {name: value for name, value in everything.items() if name not in NOT_AN_INPUT}
+    read_by = {name: [s.name for s in specs if s.reads_setting(name)] for name in settings}
+    general = {name: value for name, value in settings.items() if not read_by[name]}
     files = input_files(work.config)
     found: dict[str, StageInputs] = {}
     for spec in specs:
         if spec.name not in selected:
             continue
-        prefixes = [f"{prefix}_" for prefix in (spec.name, *spec.settings)]
-        own = {k: v for k, v in settings.items() if any(map(k.startswith, prefixes))}
+        own = {name: value for name, value in settings.items() if spec.name in read_by[name]}
         images = work.image_facts if spec.name == "prepare" else None
         masks = work.mask_facts if spec.masks else None
         key = digest(
