@@ -130,6 +130,14 @@ def _translator(work: Workspace, method: str, to: Literal["target", "source"]) -
     config, learned = work.config, set(work.parts["train"])
     samples = open_domains(Path(work.run.record["data"]), config).samples
     references = [s.image_path for s in samples if s.id in learned and s.id.startswith(f"{to}/")]
+    if not references:
+        raise UsageError.of(
+            "TRANSLATE-DATA",
+            where=work.run.record["data"],
+            found=f"none of the images of the {to} that the run has learned from",
+            expected="one at least, to take the light of",
+            fix="put them back, or --method unit if the run has one",
+        )
 
     def cheaply(image: np.ndarray, name: str) -> np.ndarray:
         rng = generator(config.seed, "translate", name)

@@ -477,6 +477,24 @@ def test_moved_folders_are_named_anew_and_must_hold_the_same(fewmask, street, ch
     assert fewmask("resume", run).code == 0
 
 
+def test_a_data_folder_without_the_runs_images_has_no_light_to_take(
+    fewmask, cheap, street, tmp_path
+):
+    images, moved = street / "night/images", street.parent / "moved"
+    images.rename(moved)
+    images.mkdir()
+    for path in moved.iterdir():  # the same images by other names
+        shutil.copy(path, images / f"other-{path.name}")
+    try:
+        result = fewmask("translate", cheap, street / "day/images", "-o", tmp_path / "out")
+    finally:
+        shutil.rmtree(images)
+        moved.rename(images)
+    assert result.code == 2, result.err
+    assert "TRANSLATE-DATA" in result.err
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_folder_that_the_run_does_not_have_cannot_be_moved(fewmask, tiny_run, tmp_path):
     result = fewmask("resume", tiny_run.path, "--target", tmp_path)
     assert result.code == 2
@@ -587,6 +605,7 @@ def test_the_same_verb_from_python(street, tmp_path, monkeypatch):
         (("--translate-weights=unit.safetensors",), "SETTING-VALUE"),
         (("--render-methods", "unit", "--render-copies=2", *UNIT[3:]), "SETTING-VALUE"),
         ((*UNIT, "--translate-weights=nowhere.safetensors"), "UNIT-WEIGHTS"),
+        (("--segment-translated-steps=2", "--stages", "adapt"), "STAGE-NEEDED"),
     ],
 )
 def test_settings_that_could_only_fail_later_are_refused_at_the_start(
@@ -617,7 +636,12 @@ def test_another_runs_unit_is_taken_as_it_is_unless_it_has_seen_the_test_images(
     result = fewmask("adapt", *flags_of(street), "-o", run, *flags, "--no-controls-source-only")
     assert result.code == 0, result.err
     assert (run / "3-translate" / "unit.safetensors").read_bytes() == weights.read_bytes()
+    bill = {line[0]: line[1] for line in adapt.bill([workspace(run)])}
+    assert bill["UNIT of another run"] == "no masks"
     assert "UNIT of another run" in (run / "report.html").read_text()
+    own = {line[0]: line[1] for line in adapt.bill([workspace(finished[0])])}
+    behind = "weights of the perceptual loss"
+    assert bill.get(behind) == own.get(behind)
     seen = fewmask("adapt", "--source", street / "day", "--target", street / "night", "--test",
                    street / "masked_night", "-o", tmp_path / "leak", *flags)  # fmt: skip
     assert seen.code == 11, seen.err

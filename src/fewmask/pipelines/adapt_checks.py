@@ -42,6 +42,15 @@ def refuse_impossible(
             expected="the stage that trains UNIT",
             fix="add translate to --stages, or choose cheap --render-methods",
         )
+    if "segment" in stages and config.segment_translated_steps and "render" not in stages:
+        raise UsageError.of(
+            "STAGE-NEEDED",
+            where="--stages",
+            found=f"segment with {config.segment_translated_steps} steps on translated images, "
+            "without render",
+            expected="the stage that translates them",
+            fix="add render to --stages, or --segment-translated-steps 0",
+        )
     new_segmenter(config, data.num_classes)
     ready = config.translate_weights != "none"
     if "translate" in stages and ready:

@@ -162,10 +162,14 @@ def _pretrained_helpers(work: Workspace) -> list[tuple[str, str, str]]:
     lines: list[tuple[str, str, str]] = []
     if "translate" in work.stages and config.translate_weights != "none":
         path = Path(config.translate_weights)
-        seen = "without the test images" if run_of(path) else "images not known to fewmask"
-        return [("UNIT of another run", "no masks", f"{path.name}, {seen}")]
-    if "translate" in work.stages and config.translate_lambda_perceptual:
-        weights = config.translate_perceptual_weights
+        run = run_of(path)
+        seen = "without the test images" if run else "images not known to fewmask"
+        lines.append(("UNIT of another run", "no masks", f"{path.name}, {seen}"))
+        settings: dict[str, Any] = dict(run.record["settings"]) if run else {}
+    else:
+        settings = config.model_dump()
+    if "translate" in work.stages and settings.get("translate_lambda_perceptual"):
+        weights = settings["translate_perceptual_weights"]
         lines += pretrained_weights("weights of the perceptual loss", weights)
     if "choose" in work.stages and config.choose_method == "distance":
         lines += pretrained_weights("weights of the features to choose by", config.choose_weights)
