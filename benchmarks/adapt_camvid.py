@@ -39,12 +39,11 @@ from typing import Any
 from zlib import crc32
 
 import numpy as np
-import yaml
 from PIL import Image
 
 from fewmask.pipelines.adapt_config import OURS, PRESETS
 from recording import HERE, commit, machine, write_results, write_table
-from units import call, keep, label_of
+from units import call, keep, label_of, settings_file
 
 COMMAND = ("adapt", "--preset", "best", "-o")
 SEEDS = (0, 1, 2)
@@ -268,16 +267,6 @@ def run_unit(name: str, which: str, seed: int, out: Path, threads: int) -> None:
         "table": [figures_of(line) for line in summary["rows"]],
     }
     keep(unit, record)
-
-
-def settings_file(label: str, settings: dict[str, Any], out: Path) -> Path:
-    """The file of settings that a run is started with; another run under its name is refused."""
-    config, text = out / "settings" / f"{label}.yaml", yaml.safe_dump(settings)
-    if (out / "runs" / label).exists() and (not config.exists() or config.read_text() != text):
-        raise SystemExit(f"{out / 'runs' / label} was made with other settings: move it away")
-    config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(text)
-    return config
 
 
 def figures_of(line: dict[str, Any]) -> dict[str, Any]:

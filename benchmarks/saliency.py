@@ -24,21 +24,22 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from fewmask.io.images import IMAGE_SUFFIXES
+from fewmask.pipelines.saliency_maps import channels_of
 from fewmask.pipelines.saliency_rows import title_of
 from fewmask.randomness import generator
 from recording import HERE, commit, machine, write_results, write_table
-from units import call, keep, label_of
+from units import call, keep, label_of, settings_file
 
 SEEDS = 5
+MAPS_BY = "EfficientNet-Lite0; published: VGG16, whose weights are not offline"
 MAPS = ("plain", "deconv", "guided", "grad_cam")
 COMMON: dict[str, Any] = {
     "seeds": SEEDS,
@@ -147,9 +148,7 @@ def run_unit(name: str, labels: int, data: Path, out: Path, threads: int) -> Non
         best = best_map(json.loads(kept.read_text()))
     folder, lines = prepare(name, data, out)
     settings = settings_of(name, labels, best)
-    config = out / "settings" / f"{label}.yaml"
-    config.parent.mkdir(parents=True, exist_ok=True)
-    config.write_text(yaml.safe_dump(settings))
+    config = settings_file(label, settings, out)
     measured = commit()
     call(run, ["saliency", folder, "-o", run, "--preset", "fast", "--config", config,
                f"--split-file={lines}", f"--saliency-cache={out / 'maps'}",
@@ -158,7 +157,8 @@ def run_unit(name: str, labels: int, data: Path, out: Path, threads: int) -> Non
     names = set(SETS[name].class_names)
     keep(unit, {
         "set": name, "labels": labels, "settings": settings, "commit": measured,
-        "date": time.strftime("%Y-%m-%d"), "machine": machine(), "n": summary["n"],
+        "date": time.strftime("%Y-%m-%d"), "machine": machine(),
+        "threads": threads or os.cpu_count(), "n": summary["n"],
         "minutes": summary["minutes"], "peak_gb": summary["peak_gb"],
         "checks": {k: v for k, v in summary["checks"].items() if k.startswith("saliency.")},
         "by_class": {
@@ -178,12 +178,30 @@ KEPT = HERE / "results" / "saliency"
 """Figures of the units that are committed."""
 
 
+def is_current(path: Path) -> bool:
+    """Whether a unit was measured with the settings that it has now."""
+    unit = json.loads(path.read_text())
+    if unit["set"] not in SETS or unit["labels"] not in SETS[unit["set"]].labels:
+        return False
+    now = settings_of(unit["set"], unit["labels"], unit["settings"]["maps"][0])
+    return bool(unit["settings"] == now)
+
+
+def label_cost(unit: dict[str, Any], name: str) -> dict[str, int]:
+    """Masks behind a row: those learned from, and those by which the map was chosen."""
+    chosen = SETS[unit["set"]]
+    cost = {"masks": unit["labels"]}
+    if unit["labels"] < chosen.labels[0] and channels_of(name) == unit["settings"]["maps"]:
+        cost["masks_to_choose_the_map"] = sum(chosen.parts[:2])
+    return cost
+
+
 def aggregate(out: Path) -> None:
     """All rows of all finished units, to the results file and the table."""
     KEPT.mkdir(parents=True, exist_ok=True)
-    for path in (out / "units").glob("*.json"):
+    for path in filter(is_current, (out / "units").glob("*.json")):
         shutil.copy(path, KEPT)
-    units = [json.loads(path.read_text()) for path in sorted(KEPT.glob("*.json"))]
+    units = [json.loads(p.read_text()) for p in sorted(KEPT.glob("*.json")) if is_current(p)]
     if not units:
         raise SystemExit(f"no finished unit in {out / 'units'}")
     order = list(SETS)
@@ -199,7 +217,16 @@ def aggregate(out: Path) -> None:
     )
     write_table(
         "saliency",
-        ["row", "train IoU", "validation IoU", "IoU", "Dice", "beyond RGB", "p", "collapsed"],
+        [
+            "row (maps by EfficientNet-Lite0)",
+            "train IoU",
+            "validation IoU",
+            "IoU",
+            "Dice",
+            "beyond RGB",
+            "p",
+            "collapsed",
+        ],
         [_cells(row) for row in rows],
     )
     print(f"{len(units)} units in {path.relative_to(HERE.parent)}")
@@ -226,7 +253,8 @@ def rows_of_unit(unit: dict[str, Any]) -> list[dict[str, Any]]:
                 "settings": unit["settings"],
                 **{k: unit[k] for k in ("commit", "date", "machine", "n", "peak_gb")},
                 "seeds": list(range(unit["settings"]["seeds"])),
-                "label_cost": {"masks": unit["labels"]},
+                "label_cost": label_cost(unit, name),
+                "maps_by": MAPS_BY,
                 "collapsed": checks[f"{key}.collapsed"],
                 "metrics": {
                     metric: round(checks[source], 5)
@@ -281,7 +309,8 @@ def main() -> None:
             for labels in SETS[name].labels:
                 if given.labels and labels not in given.labels:
                     continue
-                if asked or not (KEPT / _file(name, labels)).exists():
+                kept = KEPT / _file(name, labels)
+                if asked or not (kept.exists() and is_current(kept)):
                     run_unit(name, labels, given.data, given.out, given.threads)
     aggregate(given.out)
 

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from fewmask.training.run_folder import RunFolder
 
 
@@ -32,6 +34,16 @@ def call(run: Path, words: Sequence[object]) -> None:
     spoken = [str(word) for word in resumed]
     print(f"{run.name}: fewmask {' '.join(spoken)}", flush=True)
     subprocess.run([sys.executable, "-m", "fewmask", *spoken], check=True)
+
+
+def settings_file(label: str, settings: dict[str, Any], out: Path) -> Path:
+    """The file of settings that a run is started with; another run under its name is refused."""
+    config, text = out / "settings" / f"{label}.yaml", yaml.safe_dump(settings)
+    if (out / "runs" / label).exists() and (not config.exists() or config.read_text() != text):
+        raise SystemExit(f"{out / 'runs' / label} was made with other settings: move it away")
+    config.parent.mkdir(parents=True, exist_ok=True)
+    config.write_text(text)
+    return config
 
 
 def keep(path: Path, record: dict[str, Any]) -> None:

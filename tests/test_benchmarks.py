@@ -323,8 +323,8 @@ def test_rows_of_saliency_have_their_means_and_what_they_gained(benchmark):
         "saliency.rgb+plain.gain.p": 0.01, "saliency.rgb.collapsed": 0,
         "saliency.rgb.test.iou": 0.5,
     }  # fmt: skip
-    unit = {"set": "horses", "labels": 40, "checks": checks, "settings": {"seeds": 5},
-            "commit": "c", "date": "d", "machine": "m", "n": 100, "peak_gb": 1.0,
+    unit = {"set": "horses", "labels": 40, "checks": checks,
+            "settings": {"seeds": 5, "maps": ["plain"]}, "commit": "c", "date": "d", "machine": "m", "n": 100, "peak_gb": 1.0,
             "minutes": 2.0}  # fmt: skip
     first, second = module.rows_of_unit(unit)
     assert (first["name"], second["name"]) == ("horses rgb+plain 40", "horses rgb 40")
@@ -333,3 +333,19 @@ def test_rows_of_saliency_have_their_means_and_what_they_gained(benchmark):
     assert first["sd"] == {"iou.pooled.object": 0.02}
     assert (first["collapsed"], first["gain_ci95"]) == (1, [0.05, 0.15])
     assert second["metrics"] == {"iou.pooled.object": 0.5}
+    assert first["label_cost"] == {"masks": 40, "masks_to_choose_the_map": 100}
+    assert second["label_cost"] == {"masks": 40}
+    largest = module.rows_of_unit({**unit, "labels": 80})[0]
+    assert largest["label_cost"] == {"masks": 80}
+
+
+def test_a_unit_of_saliency_is_current_while_its_settings_are(benchmark, tmp_path):
+    module, path = benchmark("saliency"), tmp_path / "unit.json"
+    for labels, settings, expected in (
+        (80, module.settings_of("horses", 80, ""), True),
+        (40, module.settings_of("horses", 40, "guided"), True),
+        (40, {**module.settings_of("horses", 40, "guided"), "seeds": 1}, False),
+        (41, module.settings_of("horses", 40, "guided"), False),
+    ):
+        path.write_text(json.dumps({"set": "horses", "labels": labels, "settings": settings}))
+        assert module.is_current(path) == expected
