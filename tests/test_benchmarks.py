@@ -324,8 +324,8 @@ def test_rows_of_saliency_have_their_means_and_what_they_gained(benchmark):
         "saliency.rgb.test.iou": 0.5,
     }  # fmt: skip
     unit = {"set": "horses", "labels": 40, "checks": checks,
-            "settings": {"seeds": 5, "maps": ["plain"]}, "commit": "c", "date": "d", "machine": "m", "n": 100, "peak_gb": 1.0,
-            "minutes": 2.0}  # fmt: skip
+            "settings": {"seeds": 5, "maps": ["plain"]}, "commit": "c", "date": "d",
+            "machine": "m", "n": 100, "peak_gb": 1.0, "minutes": 2.0}  # fmt: skip
     first, second = module.rows_of_unit(unit)
     assert (first["name"], second["name"]) == ("horses rgb+plain 40", "horses rgb 40")
     assert first["metrics"] == {"iou.pooled.object": 0.6, "iou.learned": 0.7, "gain": 0.1,
