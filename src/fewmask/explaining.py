@@ -129,8 +129,8 @@ def explain(
     chosen = choose_device(device)
     asked = _network(network, weights, part, chosen)
     sides = size or asked.size
-    own = f"--size {asked.size[0]} {asked.size[1]}"
-    require_size(asked.network, sides, "--size", own, chosen)
+    fix = f"--size {asked.size[0]} {asked.size[1]}"
+    require_size(asked.network, sides, "--size", fix, chosen)
     index = None if class_name is None else class_called(class_name, asked.class_names, "--class")
     explainers = {
         method: Explainer(

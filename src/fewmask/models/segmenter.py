@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -285,8 +285,10 @@ def classic_unet(in_channels: int, num_classes: int, width: int = 64) -> Normali
     if in_channels != 3:  # drawn behind all others, that these are the same
         first = nn.Conv2d(in_channels, width, 3, padding=1)
         nn.init.kaiming_normal_(first.weight, nonlinearity="relu")
-        nn.init.zeros_(first.bias)  # type: ignore[arg-type]
-        network.down[0][0] = first  # type: ignore[index]
+        if first.bias is not None:
+            nn.init.zeros_(first.bias)
+        blocks: Any = network.down
+        blocks[0][0] = first
     half = [0.5] * in_channels
     return Normalised(Padded(network, 16), half, half)
 
