@@ -28,7 +28,6 @@ from __future__ import annotations
 import argparse
 import csv
 import json
-import os
 import shutil
 import statistics
 import time
@@ -43,7 +42,7 @@ from PIL import Image
 
 from fewmask.pipelines.adapt_config import OURS, PRESETS
 from recording import HERE, commit, machine, write_results, write_table
-from units import call, keep, label_of, settings_file
+from units import call, keep, label_of, settings_file, threads_of
 
 COMMAND = ("adapt", "--preset", "best", "-o")
 SEEDS = (0, 1, 2)
@@ -236,7 +235,7 @@ def run_unit(name: str, which: str, seed: int, out: Path, threads: int) -> None:
     """Run the command of one unit, or go on with it, and keep its table."""
     label = label_of(name, which, seed)
     unit, run = out / "units" / f"{label}.json", out / "runs" / label
-    if unit.exists():
+    if unit.exists() and is_current(unit):
         return
     settings = settings_of(name)
     if "unit" in settings.get("render_methods", ()):
@@ -259,7 +258,7 @@ def run_unit(name: str, which: str, seed: int, out: Path, threads: int) -> None:
         "commit": measured,
         "date": time.strftime("%Y-%m-%d"),
         "machine": machine(),
-        "threads": threads or os.cpu_count(),
+        "threads": threads_of(run),
         "n": summary["n"],
         "minutes": summary["minutes"],
         "peak_gb": summary["peak_gb"],

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import shutil
 import time
 from dataclasses import dataclass, field
@@ -36,7 +35,7 @@ from fewmask.pipelines.saliency_maps import channels_of
 from fewmask.pipelines.saliency_rows import title_of
 from fewmask.randomness import generator
 from recording import HERE, commit, machine, write_results, write_table
-from units import call, keep, label_of, settings_file
+from units import call, keep, label_of, settings_file, threads_of
 
 SEEDS = 5
 MAPS_BY = "EfficientNet-Lite0; published: VGG16, whose weights are not offline"
@@ -132,20 +131,25 @@ def best_map(unit: dict[str, Any]) -> str:
     return max(scores, key=lambda name: scores[name])
 
 
+def largest_unit(name: str, out: Path) -> dict[str, Any] | None:
+    """A set's unit with the most labels as it is measured now, new or committed."""
+    file = _file(name, SETS[name].labels[0])
+    found = [path for path in (out / "units" / file, KEPT / file) if path.exists()]
+    return next((json.loads(path.read_text()) for path in found if is_current(path)), None)
+
+
 def run_unit(name: str, labels: int, data: Path, out: Path, threads: int) -> None:
     """Run the command of one unit, or go on with it, and keep its table."""
     largest = SETS[name].labels[0]
     label = label_of(f"{name} {labels}", "saliency", 0)
     unit, run = out / "units" / f"{label}.json", out / "runs" / label
-    if unit.exists():
+    if unit.exists() and is_current(unit):
         return
     best = ""
     if labels < largest:
-        kept = KEPT / _file(name, largest)
-        if not kept.exists():
+        if largest_unit(name, out) is None:
             run_unit(name, largest, data, out, threads)
-            kept = out / "units" / kept.name
-        best = best_map(json.loads(kept.read_text()))
+        best = best_map(largest_unit(name, out) or {})
     folder, lines = prepare(name, data, out)
     settings = settings_of(name, labels, best)
     config = settings_file(label, settings, out)
@@ -155,17 +159,19 @@ def run_unit(name: str, labels: int, data: Path, out: Path, threads: int) -> Non
                *([f"--threads={threads}"] if threads else [])])  # fmt: skip
     summary = json.loads((run / "metrics.json").read_text())
     names = set(SETS[name].class_names)
+    inputs = [key.split(".")[1] for key in summary["checks"] if key.endswith(".collapsed")]
+    titles = {title_of(row, seed) for row in inputs for seed in range(SEEDS)}
     keep(unit, {
         "set": name, "labels": labels, "settings": settings, "commit": measured,
         "date": time.strftime("%Y-%m-%d"), "machine": machine(),
-        "threads": threads or os.cpu_count(), "n": summary["n"],
+        "threads": threads_of(run), "n": summary["n"],
         "minutes": summary["minutes"], "peak_gb": summary["peak_gb"],
         "checks": {k: v for k, v in summary["checks"].items() if k.startswith("saliency.")},
         "by_class": {
             row["name"]: {k: v for k, v in row["metrics"].items()
                           if k.startswith(("iou.pooled.", "dice.pooled."))
                           and k.split(".")[-1] in names}
-            for row in summary["rows"] if row["name"].startswith("RGB")
+            for row in summary["rows"] if row["name"] in titles
         },
     })  # fmt: skip
 

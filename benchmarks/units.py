@@ -46,6 +46,11 @@ def settings_file(label: str, settings: dict[str, Any], out: Path) -> Path:
     return config
 
 
+def threads_of(run: Path) -> int:
+    """The CPU threads that a run was made with."""
+    return int(RunFolder.open(run).record["settings"]["threads"])
+
+
 def keep(path: Path, record: dict[str, Any]) -> None:
     """Write a unit's figures, whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

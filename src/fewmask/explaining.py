@@ -219,7 +219,7 @@ def _network(source: str, weights: str | None, part: Part, device: torch.device)
             where=source,
             found="a run whose masks are not made by one network from the image alone",
             expected="a run with a segmenter of images",
-            fix="--part classifier",
+            fix="--part classifier" if pipeline in {"tags", "saliency"} else "another run",
         )
     background = bool(read_card(run).get("background", True))
     names = ["background"] * background + names

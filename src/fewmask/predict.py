@@ -120,7 +120,7 @@ def evaluate(
     if save_masks is not None:
         RunFolder.require_free(save_masks)
         _refuse_in_data(save_masks, run, root, "--save-masks")
-    learned, digests = _learned([known, *lent], data)
+    learned, digests = _learned(known, lent, data)
     own = root.resolve() in data_folders_of(run) or known.are_these(digests)
     if learned and not own:
         raise LeakError(_leak(root, learned))
@@ -168,14 +168,18 @@ def evaluate(
     return {"measured": measured, **summarise(stacked, names, groups=groups)}
 
 
-def _learned(known: Sequence[KnownImages], data: DataFolder) -> tuple[dict[str, str], list[str]]:
-    """What the run, or a lender, has learned from, in words by id; each image's digest."""
+def _learned(
+    known: KnownImages, lent: Sequence[KnownImages], data: DataFolder
+) -> tuple[dict[str, str], list[str]]:
+    """What the run, or weights lent to it, have learned from, in words by id; and all digests."""
     learned, digests = {}, []
     for sample in watched(data.samples, len(data.samples), "compare", "image"):
         image = read_image(sample.image_path)
         digests.append(digest_of(image))
-        if what := next(filter(None, (each.learned(image) for each in known)), ""):
+        if what := known.learned(image):
             learned[sample.id] = what
+        elif what := next(filter(None, (each.learned(image) for each in lent)), ""):
+            learned[sample.id] = f"{what} that lent its weights"
     return learned, digests
 
 

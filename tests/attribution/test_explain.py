@@ -125,8 +125,61 @@ def test_the_layer_of_a_segmenter_is_its_encoders_last(architecture):
 
 
 def test_oblong_images_have_the_same_layer():
-    net = classifier()
-    assert default_layer(net, torch.rand(1, 3, 12, 20)) is net[3]
+    net, image = classifier(), torch.rand(1, 3, 12, 20)
+    assert default_layer(net, image) is net[3]
+    found = compute_saliency(net, image, method="guided_grad_cam")
+    assert torch.equal(found, compute_saliency(net, image, method="guided_grad_cam",
+                                               target_layer=net[3]))  # fmt: skip
+
+
+def test_a_segmenter_of_one_oblong_size_is_asked_at_that():
+    class Placed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = nn.Conv2d(3, 4, 4, 4)  # one layer alone
+            self.place, self.head = nn.Parameter(torch.ones(1, 4, 6, 8)), nn.Conv2d(4, 2, 1)
+
+        def forward(self, image):
+            return nn.functional.interpolate(self.head(self.encoder(image) * self.place), (24, 32))
+
+    net, image = RegionLogits(Placed()), torch.rand(1, 3, 24, 32)
+    assert default_layer(net, image) is net.segmenter.encoder
+    assert explain(net, image, method="grad_cam").shape == (1, 24, 32)
+
+
+def test_of_an_encoder_without_maps_all_others_are_looked_at():
+    class Tokens(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.encoder = nn.Conv2d(3, 4, 4, 4), nn.Linear(4, 2)
+
+        def forward(self, image):
+            tokens = self.encoder(self.stem(image).flatten(2).transpose(1, 2))  # (N, 36, 2)
+            maps = tokens.transpose(1, 2).unflatten(2, (6, 6))
+            return nn.functional.interpolate(maps, scale_factor=4)
+
+    net = RegionLogits(Tokens())
+    assert default_layer(net, torch.rand(1, 3, 24, 24)) is net.segmenter.stem
+
+
+def test_each_image_has_its_own_baseline_and_each_region_its_own_place_in_the_cache(tmp_path):
+    image = torch.zeros(2, 3, 1, 4)
+    image[0, 0], image[1, 1] = 3.0, 5.0
+    net, baseline = RegionLogits(Fixed()), image / 2
+    both = explain(net, image, method="integrated_gradients", baseline=baseline, normalise=False)
+    for i in range(2):
+        one = explain(net, image[i : i + 1], method="integrated_gradients", normalise=False,
+                      baseline=baseline[i : i + 1])  # fmt: skip
+        assert torch.equal(both[i], one[0])
+    assert both.amax((1, 2)).tolist() == pytest.approx([1.5 / 4, 2.5 / 4])
+    with pytest.raises(UsageError, match="CAM-IMAGE"):
+        explain(net, image[:0], method="integrated_gradients")
+    left, right = torch.zeros(1, 3, 1, 4), torch.zeros(1, 3, 1, 4)
+    left[0, 0, 0, :2], left[0, 1, 0, 2:] = 1.0, 1.0
+    right[0, 1, 0, :2], right[0, 0, 0, 2:] = 1.0, 1.0
+    maps = [next(Explainer(net.on_regions_of(each), "plain", cache=tmp_path).maps([image[0]], [0]))
+            for each in (left, right)]  # fmt: skip
+    assert not np.array_equal(*maps)
 
 
 # ------------------------------------------------------------------------------ made once

@@ -639,6 +639,10 @@ def test_another_runs_unit_is_taken_as_it_is_unless_it_has_seen_the_test_images(
     assert (run / "3-translate" / "unit.safetensors").read_bytes() == weights.read_bytes()
     bill = {line[0]: line[1] for line in adapt.bill([workspace(run)])}
     assert bill["UNIT of another run"] == "no masks"
+    again = (*TINY, *UNIT, f"--translate-weights={run / '3-translate' / 'unit.safetensors'}")
+    passed_on = fewmask("adapt", "--source", street / "day", "--target", street / "night", "--test",
+                        street / "masked_night", "-o", tmp_path / "again", *again)  # fmt: skip
+    assert passed_on.code == 11, passed_on.err  # it has still seen what it has seen
     assert "UNIT of another run" in (run / "report.html").read_text()
     seen = fewmask("adapt", "--source", street / "day", "--target", street / "night", "--test",
                    street / "masked_night", "-o", tmp_path / "leak", *flags)  # fmt: skip

@@ -12,14 +12,16 @@ from safetensors.torch import load_file
 import fewmask as library
 from fewmask.attribution.explain import explain
 from fewmask.config import resolve
+from fewmask.data.content import digest_of
 from fewmask.data.transforms import resize_image, to_unit
-from fewmask.errors import UsageError
+from fewmask.errors import LeakError, UsageError
 from fewmask.io.images import read_image, read_mask
 from fewmask.models.classifier import imagenet_classifier
 from fewmask.pipelines import running, saliency, saliency_rows
 from fewmask.pipelines.saliency_config import PRESETS, SaliencyConfig
 from fewmask.pipelines.saliency_maps import MapMaker, edges, rows_of, stacked
 from fewmask.randomness import seed_all
+from fewmask.training.known_images import KnownImages
 from fewmask.training.run_folder import RunFolder
 from fewmask.training.stages import inputs_of_stages
 from fewmask.training.workspace import Workspace
@@ -211,10 +213,10 @@ def test_the_tag_classifier_of_a_run_unless_it_has_seen_the_test_images(
     assert result.code == 0, result.err
     assert "tags of the classifier" in (run / "report.html").read_text()
     away = shutil.move(shutil.copytree(run, tmp_path / "copy"), tmp_path / "moved")
-    (tmp_path / "tags").mkdir()
-    shutil.copytree(tiny_run.path, tmp_path / "tags/run")
     record = away / "run.yaml"
-    record.write_text(record.read_text().replace(str(tiny_run.path), str(tmp_path / "gone")))
+    text = record.read_text()
+    record.write_text(text.replace(str(tiny_run.path.resolve()), str(tmp_path / "gone")))
+    assert record.read_text() != text
     images = next(sample_data.glob("positive"))
     for place in (run, away):  # the second where the classifier's own run is no more
         out = tmp_path / f"{place.name}-masks"
@@ -226,6 +228,7 @@ def test_the_tag_classifier_of_a_run_unless_it_has_seen_the_test_images(
     assert [p.read_bytes() for p in masks[0]] == [p.read_bytes() for p in masks[1]] != []
     lent = fewmask("evaluate", away, small_data)
     assert lent.code == 11, lent.err  # the classifier has learned these
+    assert "lent its weights" in lent.err
     seen = fewmask("saliency", small_data, "-o", tmp_path / "leak", *flags, "--split-seed=5")
     assert seen.code == 11, seen.err
     assert not (tmp_path / "leak").exists()
@@ -241,6 +244,15 @@ def test_the_tag_classifier_of_a_run_unless_it_has_seen_the_test_images(
         (("--saliency-network=resnet17",), "ENCODER-NAME"),
         (("--saliency-weights=imagenet",), "ENCODER-WEIGHTS"),
         (("--saliency-class=unicorn",), "CLASS-UNKNOWN"),
+        (("--maps=cam",), "CAM-HEAD"),
+        (
+            (
+                "--maps=score-cam",
+                "--saliency-image-size=32",
+                "--saliency-network=tf_efficientnet_lite0",
+            ),
+            "CAM-LAYER",
+        ),
         (("--saliency-classifier=nowhere.safetensors",), ""),
     ],
 )
@@ -253,6 +265,20 @@ def test_what_cannot_be_is_refused_before_anything_is_made(
     assert result.code == 2, result.err
     assert code in result.err
     assert not (tmp_path / "run").exists()
+
+
+def test_a_classifier_that_learned_a_test_image_of_the_real_cut_trains_nothing(
+    finished, monkeypatch
+):
+    """The cut before the run does not know copies; the one that counts does."""
+    work = workspace(finished[0])
+    tested = read_image(work.data.samples[work.rows("test")[0]].image_path)
+    facts = [{"id": "x", "part": "train", "sha256": digest_of(tested)}]
+    known = KnownImages(facts, (32, 32), np.zeros((1, 16, 16), np.float32))
+    monkeypatch.setattr(KnownImages, "lent_to", lambda _: [known])
+    monkeypatch.setattr(saliency, "fit_segmenter", lambda *_, **__: pytest.fail("trained"))
+    with pytest.raises(LeakError):
+        saliency.train_segmenters(work, work.stages["segment"])
 
 
 def test_maps_are_not_kept_among_the_users_data(fewmask, small_data, tmp_path, tree):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from fewmask.attribution import cam, saliency
 from fewmask.attribution.hooks import find_layer
-from fewmask.attribution.maps import one_for_each, require_choice, require_count
+from fewmask.attribution.maps import one_for_each, require_choice, require_count, require_images
 from fewmask.attribution.methods import METHODS
 
 NEEDS_LAYER = (*cam.METHODS, "guided_grad_cam")
@@ -63,24 +63,23 @@ def explain(
     """
     require_choice("method", method, METHODS)
     require_count("batch_size", batch_size)
+    require_images(image)
     if method in NEEDS_LAYER:
         options["target_layer"] = (
             target_layer or options.get("target_layer") or default_layer(network, image[:1])
         )
     index = None if class_index is None else one_for_each(class_index, image)
     if isinstance(network, RegionLogits) and network.region is None and method in CHANGES_IMAGE:
-        own = [None] * len(image) if index is None else index.tolist()
-        maps = [
-            explain(
-                network.on_regions_of(one),
-                one,
-                method=method,
-                class_index=asked,
-                batch_size=batch_size,
-                **options,
-            )
-            for one, asked in zip(image.split(1), own, strict=True)
-        ]
+        maps = []
+        for i, one in enumerate(image.split(1)):
+            if isinstance(options.get("baseline"), Tensor):
+                own = {**options, "baseline": options["baseline"].expand_as(image)[i : i + 1]}
+            else:
+                own = options
+            asked = None if index is None else int(index[i])
+            fixed = network.on_regions_of(one)
+            maps.append(explain(fixed, one, method=method, class_index=asked,
+                                batch_size=batch_size, **own))  # fmt: skip
         return torch.cat(maps)
     if method in saliency.METHODS:
         return saliency.compute_saliency(
@@ -105,13 +104,12 @@ def default_layer(network: nn.Module, image: Tensor) -> nn.Module:
     Args:
         network: As in :func:`explain`. The encoder is a part of that name; without one, the
             coarsest of all maps.
-        image: (1, 3, H, W); the network runs on a black square as large as its longer side.
+        image: (1, 3, H, W) to run it on.
 
     Raises:
         UsageError: There is none.
     """
-    black = image.new_zeros((1, image.shape[1], *2 * (max(image.shape[2:]),)))
-    return find_layer(network, None, black, coarsest=isinstance(network, RegionLogits))
+    return find_layer(network, None, image, coarsest=isinstance(network, RegionLogits))
 
 
 class RegionLogits(nn.Module):
@@ -131,7 +129,9 @@ class RegionLogits(nn.Module):
 
     def __init__(self, segmenter: nn.Module, region: Tensor | None = None) -> None:
         super().__init__()
-        self.segmenter, self.region = segmenter, region
+        self.segmenter = segmenter
+        self.register_buffer("region", region)  # a part of what the network is: cached by it
+        self.region: Tensor | None
 
     def forward(self, image: Tensor) -> Tensor:
         """(N, 3, H, W) float in [0, 1] -> (N, C)."""

@@ -24,7 +24,8 @@ def find_layer(
         name: As in ``network.named_modules()``, for example ``features.28``; None runs the network
             and takes the last layer, pooling apart, whose output is still a map. Activation,
             normalisation and residual additions are behind it, however they were registered.
-        image: (N, 3, H, H) to run the network on; by default black, of 224 px.
+        image: (N, 3, H, W) to run the network on, by default black, of 224 px. Where a pooled
+            layer is looked for, it runs on a black square as large as the longer side.
         coarsest: Take the last of the layers with the smallest maps instead, where nothing is
             pooled: of a segmenter the deepest one of the part called ``encoder``, if there is one.
 
@@ -56,13 +57,10 @@ def layers_with_maps(network: nn.Module, image: Tensor) -> list[str]:
 
 def _coarsest_layer(network: nn.Module, image: Tensor | None) -> str:
     shapes = _shapes(network, _black(network) if image is None else image)
-    within = [f"{name}." for name, _ in network.named_modules() if f".{name}".endswith(".encoder")]
-    begin = within[0] if within else ""
-    maps = [
-        (shape[2] * shape[3], name)
-        for name, shape in reversed(shapes)
-        if _is_map(shape) and name.startswith(begin)
-    ]
+    maps = [(shape[2] * shape[3], name) for name, shape in reversed(shapes) if _is_map(shape)]
+    names = (name for name, _ in network.named_modules())
+    encoder = next((name for name in names if f".{name}".endswith(".encoder")), "")
+    maps = [found for found in maps if f"{found[1]}.".startswith(f"{encoder}.")] or maps
     if not maps:
         raise UsageError.of(
             "CAM-LAYER",
@@ -82,6 +80,7 @@ def _black(network: nn.Module) -> Tensor:
 def _pooled_layer(network: nn.Module, image: Tensor | None) -> str:
     if image is None:
         image = _black(network)
+    image = image.new_zeros((1, image.shape[1], *2 * (max(image.shape[2:]),)))
     pooling = (nn.modules.pooling._AdaptiveAvgPoolNd, nn.modules.pooling._AdaptiveMaxPoolNd)
     layers = dict(network.named_modules())
     found = f"{type(network).__name__}, which pools no output of the shape (N, C, h, w)"

@@ -166,14 +166,15 @@ def imagenet_classifier(name: str, weights: str) -> Normalised:
 def imagenet_size(name: str) -> tuple[int, int]:
     """Height and width in px at which a network of that name is asked.
 
-    224 x 224, or where it takes only one size, that.
+    224 x 224, or its own where it takes only that, or none so small.
     """
     if name == "vgg16":
         return 224, 224
     from timm.models import get_pretrained_cfg
 
     config: Any = get_pretrained_cfg(name, allow_unregistered=False)
-    if not config.fixed_input_size:
+    least = max((config.min_input_size or (0,))[1:], default=0)
+    if not config.fixed_input_size and least <= 224:
         return 224, 224
     _, height, width = config.input_size
     return height, width

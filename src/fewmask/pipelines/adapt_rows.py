@@ -164,6 +164,8 @@ def _pretrained_helpers(work: Workspace) -> list[tuple[str, str, str]]:
         path = Path(config.translate_weights)
         run = run_of(path)
         seen = "without the test images" if run else "images not known to fewmask"
+        while run and (lent := run.record["settings"].get("translate_weights", "none")) != "none":
+            run = run_of(Path(lent))  # the run that has trained it
         lines.append(("UNIT of another run", "no masks", f"{path.name}, {seen}"))
         settings: dict[str, Any] = dict(run.record["settings"]) if run else {}
     else:

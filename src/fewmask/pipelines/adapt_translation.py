@@ -35,6 +35,7 @@ from fewmask.pipelines.adapt_config import JUDGE_LAYERS, AdaptConfig
 from fewmask.pipelines.adapt_data import domain_rows
 from fewmask.randomness import seed_all
 from fewmask.training.checkpoint import load_weights, save_weights
+from fewmask.training.known_images import KnownImages, run_of
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import Stage
 from fewmask.training.workspace import Workspace
@@ -172,8 +173,11 @@ def train_unit(work: Workspace, stage: Stage) -> None:
     config: AdaptConfig = work.config
     if config.translate_weights != "none":
         unit = new_unit(config).unit
-        load_weights(Path(config.translate_weights), unit)
+        path = Path(config.translate_weights)
+        load_weights(path, unit)
         save_weights(stage.path / "unit.safetensors", unit)
+        if lender := run_of(path):
+            KnownImages.of_weights(lender, path).save(stage.path)
         return
     rows = {"a": domain_rows(work, "source", "train"), "b": domain_rows(work, "target", "train")}
     features = None

@@ -39,6 +39,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import torch
 
 from fewmask.attribution.maps import require_size
 from fewmask.conventions import IGNORE_INDEX
@@ -75,7 +76,7 @@ from fewmask.training.controls import balanced_rows, few_masked_rows, masked_row
 from fewmask.training.evaluation import measure
 from fewmask.training.export import export_masks
 from fewmask.training.inference import predict_probs
-from fewmask.training.known_images import refuse_weights_that_saw
+from fewmask.training.known_images import KnownImages, refuse_learned, refuse_weights_that_saw
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import Stage
 from fewmask.training.run_places import refuse_inside
@@ -102,6 +103,10 @@ __all__ = [
 ]
 
 
+QUICKER = {"score_cam": "grad_cam", "smoothgrad": "plain", "integrated_gradients": "plain"}
+"""Maps that can be made where these can, for much less."""
+
+
 def refuse_impossible(
     config: SaliencyConfig,
     data: DataFolder,
@@ -113,8 +118,8 @@ def refuse_impossible(
     Raises:
         DataError: there is no mask to train on, or maps would be kept among the data.
         LeakError: the tag classifier has learned a test image.
-        FewmaskError: there is no such network, not with these weights, it has no such class, or
-            fails at that size of images.
+        FewmaskError: there is no such network, not with these weights, it has no such class,
+            fails at that size of images, or has no such map.
     """
     masked = {s.id for s in data.samples if s.mask_path and (s.tags or not data.has_tags)}
     if any(masked.isdisjoint(part.train) for part in parts):
@@ -124,15 +129,18 @@ def refuse_impossible(
     side = config.saliency_image_size
     fix = "--saliency-image-size 224, or what it was trained at"
     require_size(classifier_of(config).network, (side, side), "saliency_image_size", fix, None)
+    noise = np.random.default_rng(0).integers(0, 256, (side, side, 3)).astype(np.uint8)
+    quick = dict.fromkeys(QUICKER.get(name, name) for name in config.maps)
+    MapMaker(config.replaced(saliency_cache=None), list(quick), torch.device("cpu"))([noise])
     for row in rows_of(config):
         network_of(row, config, data.num_classes)
     if config.saliency_classifier is not None:
         tested = {name for part in parts for name in part.test}
         samples = [sample for sample in data.samples if sample.id in tested]
-        fix = "train the classifier on the same split, or take one with ImageNet's classes"
-        refuse_weights_that_saw(config.saliency_classifier, samples, fix)
+        refuse_weights_that_saw(config.saliency_classifier, samples, ANOTHER_CLASSIFIER)
 
 
+ANOTHER_CLASSIFIER = "train the classifier on the same split, or take one with ImageNet's classes"
 TRAIN = ("train",)
 """Learned from; the validation part is measured, as published."""
 
@@ -167,6 +175,9 @@ def train_segmenters(work: Workspace, stage: Stage) -> None:
     validation images at the working size.
     """
     config: SaliencyConfig = work.config
+    if lent := KnownImages.lent_to(work.run):  # the cut is known only now: copies stay together
+        tested = [work.data.samples[row] for row in work.rows("test")]
+        refuse_learned(lent, tested, str(config.saliency_classifier), ANOTHER_CLASSIFIER)
     masked = masked_rows(work, TRAIN)
     if not masked:
         raise no_masks(work.data)

@@ -119,7 +119,8 @@ def _segmenter(work: Workspace, row: str, seed: int = 0) -> SegmenterPredictor:
 def predictor_of(work: Workspace) -> MapPredictor:
     """What ``fewmask predict`` applies: maps first, then the mask."""
     row = rows_of(work.config)[0]
-    maker = MapMaker(work.config, channels_of(row), work.device, work.stages["saliency"].path)
+    config = work.config.replaced(saliency_cache=None)  # a prediction writes nothing of its own
+    maker = MapMaker(config, channels_of(row), work.device, work.stages["saliency"].path)
     return MapPredictor(_segmenter(work, row), maker, row)
 
 

@@ -59,12 +59,18 @@ class KnownImages:
 
     @classmethod
     def of_weights(cls, run: RunFolder, weights: Path) -> KnownImages:
-        """Those that a file of weights in a run was trained on: of its own fold, if it lies in one.
+        """Those that a file of weights in a run was trained on.
+
+        A copy of another run's weights has that run's list beside it; what lies in a fold was
+        trained on that fold's images.
 
         Raises:
             LeakError: see :meth:`of`.
             CheckpointError: see :meth:`of`.
         """
+        beside = weights.resolve().with_name(FILE)
+        if beside.is_file():
+            return cls._of(run, beside)
         within = weights.resolve().relative_to(run.path.resolve()).parts[0]
         if within.startswith("fold-"):
             return cls._of(run, run.path / within, fold=within)
@@ -72,7 +78,7 @@ class KnownImages:
 
     @classmethod
     def lent_to(cls, run: RunFolder) -> list[KnownImages]:
-        """Those of classifiers of other runs that a run has a copy of and predicts with.
+        """Those of other runs whose weights a run has a copy of: a classifier, a UNIT.
 
         Raises:
             CheckpointError: see :meth:`of`.
@@ -188,9 +194,21 @@ def refuse_weights_that_saw(weights: Path, samples: Iterable[Sample], fix: str) 
     run = run_of(weights)
     if run is None:
         return False
-    known = KnownImages.of_weights(run, weights)
+    refuse_learned([KnownImages.of_weights(run, weights)], samples, str(weights), fix)
+    return True
+
+
+def refuse_learned(
+    known: Sequence[KnownImages], samples: Iterable[Sample], weights: str, fix: str
+) -> None:
+    """Refuse images, to be measured on, that some weights have learned; ``weights`` names them.
+
+    Raises:
+        LeakError: an image is one of those learned from, or a copy.
+    """
     for sample in samples:
-        if what := known.learned(read_image(sample.image_path)):
+        image = read_image(sample.image_path)
+        if what := next(filter(None, (each.learned(image) for each in known)), ""):
             raise LeakError.of(
                 "LEAK",
                 where=sample.image_path,
@@ -198,7 +216,6 @@ def refuse_weights_that_saw(weights: Path, samples: Iterable[Sample], fix: str) 
                 expected="weights that have not seen the test images",
                 fix=fix,
             )
-    return True
 
 
 def _in_words(error: Exception) -> str:
