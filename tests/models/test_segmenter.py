@@ -7,7 +7,7 @@ from torch import nn
 
 from fewmask.errors import CheckpointError, UsageError
 from fewmask.models.blocks import Normalised, Padded, count_parameters
-from fewmask.models.gating import GatedByMaps
+from fewmask.models.fusion import GatedByMaps
 from fewmask.models.segmenter import ARCHITECTURES, ClassicUNet, build_segmenter, classic_unet
 from fewmask.models.weights import packaged_state_dict
 
@@ -104,7 +104,7 @@ class TestBuildSegmenter:
             ({"architecture": "unett"}, "ARCHITECTURE"),
             ({"encoder": "resnet17"}, "ENCODER-NAME"),
             ({"encoder": "resnet18", "pretrained": True}, "ENCODER-WEIGHTS"),
-            ({"architecture": "fcn", "in_channels": 4, "gated_maps": 1}, "ARCHITECTURE"),
+            ({"architecture": "fcn", "in_channels": 4, "maps": 1, "fusion": "late"}, "ARCHITECTURE"),
             ({"architecture": "fpn", "decoder_channels": (8,) * 5}, "DECODER-CHANNELS"),
             ({"architecture": "fpn", "decoder_channels": (64, 48)}, "DECODER-CHANNELS"),
             ({"architecture": "unet", "decoder_channels": (8,) * 2}, "DECODER-CHANNELS"),
@@ -186,24 +186,54 @@ class TestPaddedAndNormalised:
         assert set(network.state_dict()) == {"mean", "std"}
 
 
-class TestGates:
-    """Maps that weigh the features."""
+def with_a_map(fusion, **arguments):
+    return build_segmenter(
+        num_classes=2, in_channels=4, pretrained=False, maps=1, fusion=fusion, **arguments
+    )
+
+
+class TestFusion:
+    """Maps that enter elsewhere than as channels of zero."""
 
     @pytest.mark.parametrize("architecture", [a for a in ARCHITECTURES if a != "fcn"])
-    def test_the_network_begins_as_it_would_without_maps(self, architecture):
+    @pytest.mark.parametrize("fusion", ["gates", "late"])
+    def test_the_network_begins_as_it_would_without_maps(self, architecture, fusion):
         image = torch.rand(2, 5, 64, 64)
         torch.manual_seed(0)
         plain = build_segmenter(architecture, num_classes=3, pretrained=False)
         torch.manual_seed(0)
-        gated = build_segmenter(
-            architecture, num_classes=3, in_channels=5, pretrained=False, gated_maps=2
+        joined = build_segmenter(
+            architecture, num_classes=3, in_channels=5, pretrained=False, maps=2, fusion=fusion
         )
         with torch.no_grad():
-            assert torch.equal(plain.eval()(image[:, :3]), gated.eval()(image))
+            assert torch.equal(plain.eval()(image[:, :3]), joined.eval()(image))
+
+    def test_a_channel_may_begin_as_the_mean_of_the_colours(self):
+        net = with_a_map("mean_channel")
+        first = net.network.network.encoder.model.conv_stem.weight
+        assert torch.equal(first[:, 3], first[:, :3].mean(1))
+
+    def test_maps_that_join_late_change_the_logits_and_nothing_before_them(self):
+        net = with_a_map("late").eval()
+        image = torch.rand(2, 4, 64, 64)
+        other = torch.cat([image[:, :3], 1 - image[:, 3:]], dim=1)
+        with torch.no_grad():
+            before = net(image)
+            torch.nn.init.normal_(net.network.network.join[-1].weight)
+            assert not torch.equal(net(image), net(other))
+            torch.nn.init.zeros_(net.network.network.join[-1].weight)
+            assert torch.equal(net(other), before)
+
+    def test_every_parameter_gets_a_gradient_once_late_maps_have_a_weight(self):
+        net = with_a_map("late")
+        torch.nn.init.normal_(net.network.network.join[-1].weight)
+        net(torch.rand(2, 4, 64, 64)).square().mean().backward()
+        assert [name for name, p in net.named_parameters() if p.grad is None] == []
+        assert all(p.grad.ne(0).any() for p in net.network.network.join.parameters())
 
     def test_open_gates_let_maps_weigh_each_level(self):
         image = torch.rand(2, 4, 64, 64)
-        net = build_segmenter(num_classes=2, in_channels=4, pretrained=False, gated_maps=1).eval()
+        net = with_a_map("gates").eval()
         other = torch.cat([image[:, :3], 1 - image[:, 3:]], dim=1)
         for level in range(5):
             gates = net.network.network
@@ -212,16 +242,14 @@ class TestGates:
                 assert not torch.equal(net(image), net(other)), level
 
     def test_every_parameter_gets_a_gradient_once_the_gates_are_open(self):
-        net = build_segmenter(num_classes=2, in_channels=4, pretrained=False, gated_maps=1)
+        net = with_a_map("gates")
         net.network.network.strength.data.fill_(0.1)
         net(torch.rand(2, 4, 64, 64)).square().mean().backward()
         assert [name for name, p in net.named_parameters() if p.grad is None] == []
         assert net.network.network.strength.grad.ne(0).all()
 
     def test_an_encoder_without_a_finest_level_has_no_gate_there(self):
-        net = build_segmenter(
-            encoder="convnext_atto", num_classes=2, in_channels=4, pretrained=False, gated_maps=1
-        )
+        net = with_a_map("gates", encoder="convnext_atto")
         assert list(net.network.network.gates) == ["1", "2", "3", "4"]
         assert net(torch.rand(1, 4, 64, 64)).shape == (1, 2, 64, 64)
 

@@ -190,16 +190,19 @@ def test_the_report_shows_maps_and_says_what_they_were_worth(finished):
     assert (finished[0] / "samples/maps-1.png").is_file()
 
 
-def test_gates_learn_too(fewmask, small_data, tmp_path):
+@pytest.mark.parametrize(("fusion", "learns"), [("gates", "strength"), ("late", "join.2.weight")])
+def test_maps_that_are_no_channel_of_the_input_learn_too(
+    fewmask, small_data, tmp_path, fusion, learns
+):
     run = tmp_path / "run"
     result = fewmask("saliency", small_data, "-o", run, *TINY, "--maps=grad-cam",
-                     "--segment-fusion=gates", "--masks=4", "--empty-controls-maps")  # fmt: skip
+                     f"--segment-fusion={fusion}", "--masks=4", "--empty-controls-maps")  # fmt: skip
     assert result.code == 0, result.err
     rows = {row["name"]: row for row in json.loads((run / "metrics.json").read_text())["rows"]}
     assert rows["RGB + Grad-CAM"]["masks_used"] == rows["RGB"]["masks_used"] == 4
     weights = load_file(next(run.glob("*-segment/rgb+grad_cam-0.safetensors")))
-    (strength,) = (each for name, each in weights.items() if name.endswith("strength"))
-    assert strength.ne(0).any()
+    (begun_at_zero,) = (each for name, each in weights.items() if name.endswith(learns))
+    assert begun_at_zero.ne(0).any()
 
 
 def test_the_tag_classifier_of_a_run_unless_it_has_seen_the_test_images(

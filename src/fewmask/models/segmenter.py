@@ -13,7 +13,7 @@ from fewmask import torchvision_compat
 from fewmask.errors import UsageError
 from fewmask.models.blocks import Normalised, Padded
 from fewmask.models.classifier import check_timm_name, fetch_imagenet
-from fewmask.models.gating import GatedByMaps
+from fewmask.models.fusion import Fusion, GatedByMaps, JoinedLate
 from fewmask.models.weights import (
     PACKAGED_ENCODER,
     load_encoder,
@@ -36,7 +36,8 @@ def build_segmenter(
     pretrained: bool,
     decoder_channels: Sequence[int] | None = None,
     weights_file: Path | Literal["imagenet"] | None = None,
-    gated_maps: int = 0,
+    maps: int = 0,
+    fusion: Fusion = "channel",
 ) -> Normalised:
     """A decoder of segmentation_models_pytorch on an encoder of timm.
 
@@ -48,10 +49,10 @@ def build_segmenter(
         architecture: One of :data:`ARCHITECTURES`.
         encoder: timm's name of the encoder.
         num_classes: Number of logits per pixel, background included (K + 1).
-        in_channels: Channels of the image. Those beyond three begin with weights of zero, so that
-            at first the encoder sees what it would without them; fewer than three share the sum of
-            the weights, as if the image were grey. The rest of the network begins the same for
-            any number.
+        in_channels: Channels of the image. Those beyond three that the encoder sees begin with
+            weights of zero, so that at first it sees what it would without them; fewer than three
+            share the sum of the weights, as if the image were grey. The rest of the network begins
+            the same for any number.
         pretrained: Load the packaged ImageNet weights; for ``tf_efficientnet_lite0`` only.
         decoder_channels: For ``unet`` and ``unetplusplus`` the decoder's five widths from coarse
             to fine; for ``fpn`` the pyramid's and the segmentation branch's. ``None`` keeps the
@@ -59,9 +60,9 @@ def build_segmenter(
         weights_file: State dict of the encoder under timm's names, instead of the packaged one;
             ``"imagenet"`` fetches torchvision's of ``vgg16`` or ``resnet101`` on first use.
             Otherwise nothing is downloaded.
-        gated_maps: Of the image's channels the last so many, which are maps, weigh the features at
-            each scale, see :class:`fewmask.models.gating.GatedByMaps`, and the others, three, are
-            what the encoder sees.
+        maps: Of the image's channels the last so many are maps.
+        fusion: How they enter, see :data:`fewmask.models.fusion.Fusion`; with ``gates`` and
+            ``late`` the encoder sees the three others alone.
 
     Raises:
         UsageError: The names or their combination are not possible.
@@ -72,7 +73,7 @@ def build_segmenter(
     Shapes:
         image (N, in_channels, H, W) float in [0, 1] -> logits (N, num_classes, H, W).
     """
-    _check_request(architecture, encoder, pretrained, decoder_channels, weights_file, gated_maps)
+    _check_request(architecture, encoder, pretrained, decoder_channels, weights_file, fusion)
     check_timm_name(encoder)
     import segmentation_models_pytorch as smp
 
@@ -100,11 +101,13 @@ def build_segmenter(
         fetched = weights_file == "imagenet"
         state = fetch_imagenet(encoder) if fetched else load_weights_file(Path(weights_file))
         load_encoder(network.encoder.model, state, where=weights_file)
-    if in_channels - gated_maps != 3:
-        _see_channels(network.encoder, in_channels - gated_maps)
+    joined = {"gates": GatedByMaps, "late": JoinedLate}
+    seen = in_channels - maps if fusion in joined else in_channels
+    if seen != 3:
+        _see_channels(network.encoder, seen, at_mean=fusion == "mean_channel")
     config = network.encoder.model.default_cfg
-    if gated_maps:
-        network = GatedByMaps(network, gated_maps)
+    if maps and fusion in joined:
+        network = joined[fusion](network, maps)
     return Normalised(
         Padded(network, STRIDE_PX),
         mean=[config["mean"][i % 3] for i in range(in_channels)],
@@ -112,13 +115,17 @@ def build_segmenter(
     )
 
 
-def _see_channels(encoder: nn.Module, channels: int) -> None:
-    """Let an encoder for three channels see more or fewer, in place."""
+def _see_channels(encoder: nn.Module, channels: int, *, at_mean: bool) -> None:
+    """Let an encoder for three channels see more or fewer, in place.
+
+    Further ones begin at zero, or at the mean of the colours' weights.
+    """
     layers = [each for each in encoder.modules() if isinstance(each, nn.Conv2d)]
     first = next(each for each in layers if each.in_channels == 3)
     weight, first.in_channels = first.weight.detach(), channels
     if channels > 3:
-        more = weight.new_zeros((len(weight), channels - 3, *weight.shape[2:]))
+        begin = weight.mean(1, keepdim=True) * at_mean
+        more = begin.expand(-1, channels - 3, -1, -1)
         first.weight = nn.Parameter(torch.cat([weight, more], dim=1))
     else:
         grey = weight.sum(1, keepdim=True) / channels
@@ -176,7 +183,7 @@ def _check_request(
     pretrained: bool,
     decoder_channels: Sequence[int] | None,
     weights_file: Path | str | None,
-    gated_maps: int,
+    fusion: str,
 ) -> None:
     if architecture not in ARCHITECTURES:
         raise UsageError.of(
@@ -202,12 +209,12 @@ def _check_request(
             expected=f"a multiple of {GROUPS}, the number of groups of its normalisation",
             fix=f"{-(-decoder_channels[1] // GROUPS) * GROUPS}",
         )
-    if gated_maps and architecture == "fcn":
+    if fusion in {"gates", "late"} and architecture == "fcn":
         raise UsageError.of(
             "ARCHITECTURE",
             where="architecture",
-            found="fcn, whose features stand at one scale",
-            expected="a decoder of several scales, for gates at each",
+            found=f"fcn, which has no decoder, with fusion {fusion!r}",
+            expected="a decoder, for whose features the maps are",
             fix="unet, or the maps as channels of the input",
         )
     if pretrained and weights_file is not None:

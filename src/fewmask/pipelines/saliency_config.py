@@ -54,9 +54,10 @@ class SaliencyConfig(Settings):
     """Images a step; 1 for classic_unet only, which has no batch normalisation."""
     segment_augment: bool = True
     """Change images, and their maps alike, in training."""
-    segment_fusion: Literal["channel", "gates"] = "channel"
-    """How maps enter the segmenter: as channels of its input, as published, or as weights of its
-    encoder's features at each scale."""
+    segment_fusion: Literal["channel", "mean_channel", "gates", "late"] = "channel"
+    """How maps enter the segmenter: as channels of its input, as published, whose weights begin at
+    zero (channel) or at the mean of the colours' (mean_channel); as weights of its encoder's
+    features at each scale (gates); beside its decoder's features (late)."""
     controls_rgb: bool = True
     """A row on the colours alone: what the maps have to beat."""
     controls_alone: bool = False
@@ -75,10 +76,11 @@ class SaliencyConfig(Settings):
             raise ValueError(f"maps {', '.join(unknown)}: expected any of {', '.join(METHODS)}")
         if len(set(self.maps)) < len(self.maps):
             raise ValueError("maps: each once")
-        if self.segment_fusion == "gates" and self.segment_architecture in {"fcn", "classic_unet"}:
-            raise ValueError(f"segment_fusion gates: not with {self.segment_architecture}")
-        if self.segment_fusion == "gates" and self.controls_alone:
-            raise ValueError("segment_fusion gates: maps alone have no features to weigh")
+        fusion = self.segment_fusion
+        if fusion != "channel" and self.segment_architecture in {"fcn", "classic_unet"}:
+            raise ValueError(f"segment_fusion {fusion}: not with {self.segment_architecture}")
+        if fusion in {"gates", "late"} and self.controls_alone:
+            raise ValueError(f"segment_fusion {fusion}: maps alone have no features to join")
         if self.segment_batch_size == 1 and self.segment_architecture != "classic_unet":
             raise ValueError("segment_batch_size 1 leaves batch normalisation nothing to learn by")
         return self

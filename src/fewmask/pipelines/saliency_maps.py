@@ -77,7 +77,7 @@ def network_of(row: str, config: Any, num_classes: int, *, pretrained: bool = Tr
         num_classes,
         pretrained=pretrained,
         in_channels=3 * has_colours(row) + maps,
-        gated_maps=maps if config.segment_fusion == "gates" else 0,
+        maps=maps if has_colours(row) else 0,
     )
 
 

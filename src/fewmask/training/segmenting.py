@@ -49,7 +49,7 @@ def new_segmenter(
     *,
     pretrained: bool = True,
     in_channels: int = 3,
-    gated_maps: int = 0,
+    maps: int = 0,
 ) -> nn.Module:
     """The network that the settings describe, with fresh decoder and pretrained encoder.
 
@@ -58,7 +58,7 @@ def new_segmenter(
         num_classes: K + 1.
         pretrained: False to load a whole trained segmenter afterwards.
         in_channels: Of the image, maps included.
-        gated_maps: See :func:`fewmask.models.segmenter.build_segmenter`.
+        maps: How many of these are maps; ``segment_fusion`` says how they enter.
 
     Raises:
         FewmaskError: there is no such encoder, or not with these weights.
@@ -72,7 +72,8 @@ def new_segmenter(
         config.encoder,
         num_classes=num_classes,
         in_channels=in_channels,
-        gated_maps=gated_maps,
+        maps=maps,
+        fusion=config.segment_fusion if maps else "channel",
         pretrained=source == "packaged",
         decoder_channels=decoder_widths(config.segment_architecture, config.segment_decoder_width),
         weights_file="imagenet" if source == "imagenet" else weights_file(source),
