@@ -104,7 +104,7 @@ class TestBuildSegmenter:
             ({"architecture": "unett"}, "ARCHITECTURE"),
             ({"encoder": "resnet17"}, "ENCODER-NAME"),
             ({"encoder": "resnet18", "pretrained": True}, "ENCODER-WEIGHTS"),
-            ({"architecture": "fcn", "in_channels": 4, "maps": 1, "fusion": "late"}, "ARCHITECTURE"),
+            ({"architecture": "fcn", "maps": 1, "fusion": "late"}, "ARCHITECTURE"),
             ({"architecture": "fpn", "decoder_channels": (8,) * 5}, "DECODER-CHANNELS"),
             ({"architecture": "fpn", "decoder_channels": (64, 48)}, "DECODER-CHANNELS"),
             ({"architecture": "unet", "decoder_channels": (8,) * 2}, "DECODER-CHANNELS"),

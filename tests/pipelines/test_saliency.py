@@ -196,7 +196,8 @@ def test_maps_that_are_no_channel_of_the_input_learn_too(
 ):
     run = tmp_path / "run"
     result = fewmask("saliency", small_data, "-o", run, *TINY, "--maps=grad-cam",
-                     f"--segment-fusion={fusion}", "--masks=4", "--empty-controls-maps")  # fmt: skip
+                     f"--segment-fusion={fusion}", "--masks=4",
+                     "--empty-controls-maps")  # fmt: skip
     assert result.code == 0, result.err
     rows = {row["name"]: row for row in json.loads((run / "metrics.json").read_text())["rows"]}
     assert rows["RGB + Grad-CAM"]["masks_used"] == rows["RGB"]["masks_used"] == 4

@@ -170,6 +170,7 @@ def imagenet_size(name: str) -> tuple[int, int]:
     """
     if name == "vgg16":
         return 224, 224
+    torchvision_compat.ensure()
     from timm.models import get_pretrained_cfg
 
     config: Any = get_pretrained_cfg(name, allow_unregistered=False)
@@ -182,6 +183,7 @@ def imagenet_size(name: str) -> tuple[int, int]:
 
 def imagenet_class_names() -> list[str]:
     """Of the 1,000 logits of :func:`imagenet_classifier`, as timm lists them."""
+    torchvision_compat.ensure()
     from timm.data import ImageNetInfo
 
     info = ImageNetInfo()

@@ -35,7 +35,11 @@ class GatedByMaps(nn.Module):
         self.encoder, self.decoder, self.segmentation_head = _parts(segmenter)
         channels = self.encoder.out_channels[1:]  # the first is the image
         self.gates = nn.ModuleDict(
-            {str(level): _two_convolutions(maps, width, wide) for level, wide in enumerate(channels) if wide}
+            {
+                str(level): _two_convolutions(maps, width, wide)
+                for level, wide in enumerate(channels)
+                if wide
+            }
         )
         self.strength = nn.Parameter(torch.zeros(len(channels)))
 
