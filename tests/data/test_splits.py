@@ -9,7 +9,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fewmask.data.folder import Sample
-from fewmask.data.splits import check_lineage, cut_folds, descends, link_duplicates, split_for_fold
+from fewmask.data.splits import (
+    check_lineage,
+    cut_folds,
+    descends,
+    link_copies,
+    link_duplicates,
+    split_for_fold,
+)
 from fewmask.errors import DataError, LeakError, UsageError
 
 
@@ -91,6 +98,13 @@ def test_copies_join_groups_even_through_a_chain():
     linked = link_duplicates(samples, digests)
     assert [sample.group for sample in linked] == ["a", "a", "a", "a", "a", "d"]
     assert [sample.id for sample in linked] == [sample.id for sample in samples]
+
+
+def test_copies_of_two_kinds_join_groups():
+    samples = make([[]] * 5, list("abcde"))
+    exact, near = [samples[:2]], [[samples[1], samples[3]]]
+    assert [s.group for s in link_copies(samples, exact, near)] == list("aacae")
+    assert [s.group for s in link_copies(samples)] == list("abcde")
 
 
 def reachable(parents, item):

@@ -9,12 +9,16 @@ import sys
 import time
 
 import pytest
+from PIL import Image, ImageOps
 from safetensors.torch import save_file
 
+from fewmask.data.folder import open_folder
 from fewmask.models.classifier import timm_classifier
 from fewmask.pipelines.finished import predictor_of_run, read_card
+from fewmask.pipelines.running import checked, recorded_settings
 from fewmask.training.device import choose_device
 from fewmask.training.run_folder import RunFolder
+from fewmask.training.workspace import cut_parts
 
 CPU = choose_device("cpu")
 
@@ -51,6 +55,27 @@ def test_files_given_by_relative_paths_are_found_when_resumed_from_another_folde
     assert settings["augment_reject_file"] == str(here / "rejected.txt")
     kept = json.loads((run / "4-augment" / "generated.json").read_text())
     assert [record["kept"] for record in kept] == [True, False]
+
+
+def test_the_cut_that_is_judged_before_a_run_is_the_runs_own(fewmask, small_data, tmp_path):
+    """Copies, equal or mirrored, stand on one side of both."""
+    data = shutil.copytree(small_data, tmp_path / "data")
+    for number, path in enumerate(sorted((data / "positive").iterdir())[:6]):
+        for folder in (data / "positive", data / "masks"):
+            for file in folder.glob(f"{path.stem}.*"):
+                image = Image.open(file)
+                copy = ImageOps.mirror(image) if number % 2 else image
+                copy.save(folder / f"copy-{file.name}")
+    run = tmp_path / "run"
+    result = fewmask("train", data, "-o", run, "--preset=smoke", "--threads=1",
+                     "--image-size=32")  # fmt: skip
+    assert result.code == 0, result.err
+    _, config = recorded_settings(RunFolder.open(run))
+    before = checked("train", data, tmp_path / "another", config).parts
+    made = json.loads(next(run.glob("*-split/split.json")).read_text())
+    assert made == {part: list(getattr(before, part)) for part in ("train", "val", "test")}
+    unlinked = cut_parts(open_folder(data, require_tags=False).samples, config, 0)
+    assert unlinked != before
 
 
 @pytest.mark.parametrize("damage", ["", "{", "[1]", '{"files": {}}'])

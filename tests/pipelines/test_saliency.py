@@ -274,7 +274,7 @@ def test_what_cannot_be_is_refused_before_anything_is_made(
 def test_a_classifier_that_learned_a_test_image_of_the_real_cut_trains_nothing(
     finished, monkeypatch
 ):
-    """The cut before the run does not know copies; the one that counts does."""
+    """The cut before the run is a forecast; the one that counts is asked again."""
     work = workspace(finished[0])
     tested = read_image(work.data.samples[work.rows("test")[0]].image_path)
     facts = [{"id": "x", "part": "train", "sha256": digest_of(tested)}]

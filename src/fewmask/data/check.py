@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from fewmask.data.content import (
     Watch,
     compare_tags_with_masks,
     find_duplicates,
+    find_exact_copies,
     find_near_copies,
     inspect_all,
     near_copies,
@@ -46,6 +47,7 @@ class CheckReport:
         notes: Worth knowing; nothing has to be done.
         problems: Have to be mended before the data can be used.
         digests: SHA-256 of the decoded pixels by sample id.
+        groups: By sample id, the group that it is cut with; copies of a picture have one.
         can_be_cut: Whether there is enough to cut a test part as a run does by default.
     """
 
@@ -53,6 +55,7 @@ class CheckReport:
     notes: tuple[Problem, ...]
     problems: tuple[Problem, ...]
     digests: dict[str, str]
+    groups: dict[str, str]
     can_be_cut: bool = True
 
     @property
@@ -119,6 +122,8 @@ def check_folder(
     Raises:
         UsageError: An argument makes no sense.
     """
+    from fewmask.data.splits import link_copies
+
     with warnings.catch_warnings():  # decoders warn about files that are reported below anyway
         warnings.simplefilter("ignore")
         scan = scan_folder(root, **open_kwargs)
@@ -128,14 +133,15 @@ def check_folder(
         problems += inspection.problems
     problems += find_duplicates(inspections)
     digests = {one.sample.id: one.digest for one in inspections if one.digest}
-    copies = find_near_copies(inspections)
+    near = find_near_copies(inspections)
+    linked = link_copies(scan.folder.samples, find_exact_copies(inspections), near)
     dark = _dark(inspections)
     problems += dark
-    notes = scan.notes + [near_copies(samples) for samples in copies]
+    notes = scan.notes + [near_copies(samples) for samples in near]
     notes += _notes(inspections, dark=bool(dark))
     cut: list[Problem] = []
     if not scan.unclear:
-        cut = _too_few_to_cut(scan.folder, digests, copies)
+        cut = _too_few_to_cut(scan.folder, linked)
         for_tags = scan.folder.has_tags
         problems += _too_few(scan.folder) + (cut if for_tags else [])
         notes += _no_negatives(scan.folder) + ([] if for_tags else cut)
@@ -145,7 +151,8 @@ def check_folder(
         notes += _note("MASK-EMPTY", without, "a mask that lacks a tagged class",
                        "a mask of all that is tagged", "see if it was forgotten")  # fmt: skip
     counts = _count(scan.folder, inspections)
-    return CheckReport(counts, tuple(notes), tuple(problems), digests, can_be_cut=not cut)
+    groups = {sample.id: sample.group for sample in linked}
+    return CheckReport(counts, tuple(notes), tuple(problems), digests, groups, can_be_cut=not cut)
 
 
 def _values_unclear(scan: Scan) -> bool:
@@ -169,19 +176,14 @@ def _too_few(folder: DataFolder) -> list[Problem]:
     ]  # fmt: skip
 
 
-def _too_few_to_cut(
-    folder: DataFolder, digests: Mapping[str, str], copies: Iterable[Sequence[Sample]]
-) -> list[Problem]:
-    """Why a run with the default settings could not cut its parts; copies stay together."""
-    from fewmask.data.splits import cut_folds, link_duplicates, split_for_fold
+def _too_few_to_cut(folder: DataFolder, samples: Sequence[Sample]) -> list[Problem]:
+    """Why a run with the default settings could not cut its parts of samples linked with copies."""
+    from fewmask.data.splits import cut_folds, split_for_fold
 
     masks = any(sample.mask_path for sample in folder.samples)
     if not folder.samples or (not folder.has_tags and not masks):
         return []
     config = Settings.model_validate({})
-    samples = link_duplicates(folder.samples, digests)
-    first_of = {sample.id: group[0].id for group in copies for sample in group}
-    samples = link_duplicates(samples, first_of)
     try:
         fold_of = cut_folds(samples, folds=config.test_folds, seed=config.split_seed)
         split_for_fold(

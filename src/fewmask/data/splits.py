@@ -155,6 +155,22 @@ def link_duplicates(samples: Sequence[Sample], digests: Mapping[str, str]) -> tu
     return tuple(replace(sample, group=root(sample.group)) for sample in samples)
 
 
+def link_copies(
+    samples: Sequence[Sample], *kinds: Iterable[Sequence[Sample]]
+) -> tuple[Sample, ...]:
+    """Merge the groups of samples that show one picture, as :func:`link_duplicates`.
+
+    Args:
+        samples: Any samples.
+        kinds: Lists of copies, such as :func:`fewmask.data.content.find_exact_copies` gives; a
+            sample may be in one list of each kind.
+    """
+    linked = tuple(samples)
+    for lists in kinds:
+        linked = link_duplicates(linked, {s.id: copies[0].id for copies in lists for s in copies})
+    return linked
+
+
 def descends(parents: Mapping[str, Sequence[str]], item: str) -> set[str]:
     """Everything that ``item`` was made from, at any distance, without ``item`` itself.
 

@@ -8,7 +8,7 @@ to measure and for the oracle alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from fewmask.data.folder import DataFolder, refuse
 from fewmask.data.label_sets import CAMVID, CITYSCAPES, LabelSet, plain_ids
 from fewmask.data.mask_encoding import may_be_ids, read_values
 from fewmask.data.records import Sample
-from fewmask.data.splits import Split, cut_folds
+from fewmask.data.splits import Split, cut_folds, link_copies
 from fewmask.errors import DataError, LeakError, Problem, UsageError
 from fewmask.pipelines.adapt_config import AdaptConfig
 from fewmask.pipelines.folders import DataSource
@@ -65,8 +65,11 @@ def open_domains(root: Path, config: AdaptConfig) -> DataFolder:
     )
 
 
-def check_domains(root: Path, config: AdaptConfig) -> None:
+def check_domains(root: Path, config: AdaptConfig) -> Mapping[str, str]:
     """Decode every image and mask, and refuse all at once what is wrong with them.
+
+    Returns:
+        The samples' groups by id, copies of a picture in one.
 
     Raises:
         UsageError: as :func:`open_domains`.
@@ -85,9 +88,11 @@ def check_domains(root: Path, config: AdaptConfig) -> None:
     inspections = inspect_all(samples, partial(watched, title="check", unit="image"))
     for inspection in inspections:
         problems += inspection.problems
-    for copies in (*find_exact_copies(inspections), *find_near_copies(inspections)):
+    kinds = find_exact_copies(inspections), find_near_copies(inspections)
+    for copies in (copies for kind in kinds for copies in kind):
         problems += _across(copies, config)
     refuse(problems)
+    return {sample.id: sample.group for sample in link_copies(samples, *kinds)}
 
 
 def cut_domains(data: DataFolder, config: AdaptConfig, fold: int) -> Split:  # noqa: ARG001

@@ -8,6 +8,7 @@ images of the test part are left where they are, for judging.
 from __future__ import annotations
 
 import csv
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
@@ -86,8 +87,11 @@ def open_annotated(root: Path, config: LabelConfig) -> DataFolder:
     )
 
 
-def check_annotated(root: Path, config: LabelConfig) -> None:
+def check_annotated(root: Path, config: LabelConfig) -> Mapping[str, str]:
     """Decode every annotated image and its mask, and refuse all at once what is wrong with them.
+
+    Returns:
+        The samples' groups by id; nothing is cut here.
 
     Raises:
         DataError: with every problem; as :func:`open_annotated` else.
@@ -95,6 +99,7 @@ def check_annotated(root: Path, config: LabelConfig) -> None:
     data = open_annotated(root, config)
     watch = partial(watched, title="check", unit="image")
     refuse([p for found in inspect_all(data.samples, watch) for p in found.problems])
+    return {sample.id: sample.group for sample in data.samples}
 
 
 def all_for_training(data: DataFolder, config: LabelConfig, fold: int) -> Split:  # noqa: ARG001

@@ -195,6 +195,7 @@ def few_rows(work: Workspace) -> list[int]:
 def train_segmenters(work: Workspace, stage: Stage) -> None:
     """One segmenter for each row of the table, in equally many steps."""
     config: JudgeConfig = work.config
+    refuse_known(config, work.data, work.parts["test"])  # the cut is known for certain only now
     few, every = few_rows(work), masked_rows(work)
     plans: dict[str, dict[str, Any]] = {
         "few": {"rows": few},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -19,18 +19,22 @@ class DataSource(NamedTuple):
     """How a pipeline comes to its data.
 
     Attributes:
-        check: Decode everything once and refuse all at once what would fail or mislead later.
+        check: Decode everything once and refuse all at once what would fail or mislead later;
+            what is left are the samples' groups by id, copies of a picture in one.
         open: The samples, without decoding an image; masks are, where only they name the classes.
         cut: The parts of one fold.
     """
 
-    check: Callable[[Path, Settings], None]
+    check: Callable[[Path, Settings], Mapping[str, str]]
     open: Callable[[Path, Settings], DataFolder]
     cut: Callable[[DataFolder, Settings, int], Split]
 
 
-def check_one_folder(root: Path, config: Settings, *, require_tags: bool) -> None:
+def check_one_folder(root: Path, config: Settings, *, require_tags: bool) -> Mapping[str, str]:
     """Refuse a folder that :func:`fewmask.data.check.check_folder` finds fault with.
+
+    Returns:
+        Its samples' groups by id, copies of a picture in one.
 
     Raises:
         DataError: with every problem of the folder.
@@ -45,6 +49,7 @@ def check_one_folder(root: Path, config: Settings, *, require_tags: bool) -> Non
         require_tags=require_tags,
     )
     refuse([problem for problem in report.problems if problem.code not in TOLERATED])
+    return report.groups
 
 
 def open_one_folder(root: Path, config: Settings, *, require_tags: bool) -> DataFolder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -90,10 +91,11 @@ def checked(pipeline: str, root: Path, out: Path, config: Settings) -> Checked:
         refuse_inside(out, folder)
     if out.exists():
         RunFolder.require_free(out)
-    module.DATA.check(root, config)
+    group_of = module.DATA.check(root, config)
     data = module.DATA.open(root, config)
     check_class_names(data.class_names)
-    parts = [module.DATA.cut(data, config, fold) for fold in folds]
+    linked = tuple(replace(sample, group=group_of[sample.id]) for sample in data.samples)
+    parts = [module.DATA.cut(replace(data, samples=linked), config, fold) for fold in folds]
     module.refuse_impossible(config, data, stages, parts)
     if config.reuse:
         refuse_strange(config.reuse, pipeline)

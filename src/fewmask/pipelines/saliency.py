@@ -175,7 +175,7 @@ def train_segmenters(work: Workspace, stage: Stage) -> None:
     validation images at the working size.
     """
     config: SaliencyConfig = work.config
-    if lent := KnownImages.lent_to(work.run):  # the cut is known only now: copies stay together
+    if lent := KnownImages.lent_to(work.run):  # the cut is known for certain only now
         tested = [work.data.samples[row] for row in work.rows("test")]
         refuse_learned(lent, tested, str(config.saliency_classifier), ANOTHER_CLASSIFIER)
     masked = masked_rows(work, TRAIN)

@@ -78,6 +78,7 @@ def network_of(row: str, config: Any, num_classes: int, *, pretrained: bool = Tr
         pretrained=pretrained,
         in_channels=3 * has_colours(row) + maps,
         maps=maps if has_colours(row) else 0,
+        fusion=config.segment_fusion,
     )
 
 

@@ -32,6 +32,7 @@ from fewmask.losses.segmentation import (
 )
 from fewmask.masks.pseudo_labels import refine_classes
 from fewmask.models.classifier import check_encoder
+from fewmask.models.fusion import Fusion
 from fewmask.models.segmenter import GROUPS, build_segmenter, classic_unet
 from fewmask.models.weights import matching
 from fewmask.randomness import seed_all
@@ -50,6 +51,7 @@ def new_segmenter(
     pretrained: bool = True,
     in_channels: int = 3,
     maps: int = 0,
+    fusion: Fusion = "channel",
 ) -> nn.Module:
     """The network that the settings describe, with fresh decoder and pretrained encoder.
 
@@ -58,7 +60,8 @@ def new_segmenter(
         num_classes: K + 1.
         pretrained: False to load a whole trained segmenter afterwards.
         in_channels: Of the image, maps included.
-        maps: How many of these are maps; ``segment_fusion`` says how they enter.
+        maps: See :func:`fewmask.models.segmenter.build_segmenter`.
+        fusion: See there.
 
     Raises:
         FewmaskError: there is no such encoder, or not with these weights.
@@ -73,7 +76,7 @@ def new_segmenter(
         num_classes=num_classes,
         in_channels=in_channels,
         maps=maps,
-        fusion=config.segment_fusion if maps else "channel",
+        fusion=fusion,
         pretrained=source == "packaged",
         decoder_channels=decoder_widths(config.segment_architecture, config.segment_decoder_width),
         weights_file="imagenet" if source == "imagenet" else weights_file(source),
