@@ -113,7 +113,7 @@ ATTEMPTS: dict[str, dict[str, Any]] = {
     "one network, translated by gamma alone": {"render_methods": ["gamma"]},
 }
 """On dusk, as long as ``best`` and otherwise as it is with the labels of one network."""
-LONG = {BEST: NO_CONTROLS, ONE: {"adapt_networks": 1},
+LONG: dict[str, dict[str, Any]] = {BEST: NO_CONTROLS, ONE: {"adapt_networks": 1},
         **{row: {"adapt_networks": 1, **NO_CONTROLS} for row in ATTEMPTS}}  # fmt: skip
 """Rows that begin with preset best, and what they change of it all."""
 

@@ -13,6 +13,7 @@ import argparse
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +58,9 @@ def unit_case(config: AdaptConfig, device: torch.device) -> Callable[[], Any]:
         "optimizer_judges": torch.optim.Adam(judges, 1e-4),
     }
     side = config.translate_crop_px[-1]
-    real = [torch.rand(1, 3, side, side, device=device) * 2 - 1 for _ in range(2)]
+    day, night = (torch.rand(1, 3, side, side, device=device) * 2 - 1 for _ in range(2))
     loop: Any = Plain()
-    return lambda: unit_step(nets, features, optimizers, *real, config, loop)
+    return lambda: unit_step(nets, features, optimizers, day, night, config, loop)
 
 
 def segmenter_case(config: AdaptConfig, device: torch.device, batch: int) -> Callable[[], Any]:
@@ -110,8 +111,8 @@ def main() -> None:
     for batch in BATCHES[device.type]:
         size = "{} x {}".format(*config.working_size)
         name = f"Panoptic FPN step, {config.encoder}, {size} px, batch {batch}"
-        cases[name] = lambda batch=batch: segmenter_case(config, device, batch)
-    rows = []
+        cases[name] = partial(segmenter_case, config, device, batch)
+    rows: list[dict[str, Any]] = []
     for name, build in cases.items():
         for bf16 in (False, True):
             torch.manual_seed(0)

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fewmask.data.loading import Sparse
 from fewmask.data.transforms import to_unit
 from fewmask.masks.fuse import fuse_soft
 from fewmask.masks.refine import refine
@@ -53,7 +54,7 @@ def variants() -> Iterator[dict[str, Any]]:
             yield {**FIRST, name: value}
 
 
-def measured(work: Workspace, rows: list[int], truth: np.ndarray, choice: dict[str, Any]) -> Any:
+def measured(work: Workspace, rows: list[int], truth: Sparse, choice: dict[str, Any]) -> Any:
     """IoU at every cut and what the classifier makes of the masks, for class 0."""
     size = round(choice["factor"] * work.config.image_size)
     config = work.config.replaced(cam_views=choice["views"])

@@ -308,10 +308,9 @@ def _cells(row: dict[str, Any]) -> list[str]:
         deviation = f" ± {row['sd'][name]:.3f}" if name in row["sd"] else ""
         return f"{row['metrics'][name]:.3f}{deviation}"
 
-    interval = row.get("gain_ci95")
-    gain = f"{row['metrics']['gain']:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]" * bool(
-        interval
-    )
+    gain = ""
+    if interval := row.get("gain_ci95"):
+        gain = f"{row['metrics']['gain']:+.3f} [{interval[0]:+.3f}, {interval[1]:+.3f}]"
     p = f"{row['metrics']['p_value']:.3f}" if "p_value" in row["metrics"] else ""
     scores = (score(name) for name in ("iou.train", "iou.val", "iou.pooled.object",
                                        "dice.pooled.object"))  # fmt: skip

@@ -46,7 +46,7 @@ def choices(dusk: int) -> dict[str, dict[str, Any]]:
 def collect(data: Path, work: Path) -> tuple[Path, Path]:
     """Copies of the images: folders ``like`` and ``pool``, with a folder for each source."""
     frames = images_below(data / "camvid" / "images")
-    folders = {"like": {}, "dusk": {}, "day": {}}
+    folders: dict[str, dict[str, Path]] = {"like": {}, "dusk": {}, "day": {}}
     with (data / "camvid" / "sequences.csv").open() as file:
         for row in csv.DictReader(file):
             name = f"{row['split']}/{row['stem']}"
@@ -109,7 +109,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=HERE)
     arguments = parser.parse_args()
-    rows = []
+    rows: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         pool, like = collect(arguments.data, Path(folder))
         names = list(images_below(pool))

@@ -340,6 +340,8 @@ def test_rows_of_saliency_have_their_means_and_what_they_gained(benchmark):
     assert first["sd"] == {"iou.pooled.object": 0.02}
     assert (first["collapsed"], first["gain_ci95"]) == (1, [0.05, 0.15])
     assert second["metrics"] == {"iou.pooled.object": 0.5}
+    assert "+0.100 [+0.050, +0.150]" in module._cells(first)
+    assert module._cells(second) == ["horses rgb 40", "", "", "0.500", "", "", "", "0"]
     assert first["label_cost"] == {"masks": 40, "masks_to_choose_the_map": 100}
     assert second["label_cost"] == {"masks": 40}
     largest = module.rows_of_unit({**unit, "labels": 80})[0]
