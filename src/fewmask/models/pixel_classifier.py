@@ -3,7 +3,9 @@
 The published form enlarges all maps to the image's size, lays them on top of one another, and
 sends each pixel's vector through three linear layers. Enlarging and the first layer are both
 linear and commute: W · concat(up(F_l)) = Σ_l up(W_l · F_l). Here the first layer works at each
-map's own size, and its few outputs are enlarged instead of the many inputs.
+map's own size, and its few outputs are enlarged instead of the many inputs: along its columns as a
+whole, along its rows a strip of pixels at a time, which then goes through the other layers while it
+is in the cache.
 
 Source: Zhang et al. 2021 (DatasetGAN), section 3.2; widths and order of the layers from the factory
 pipeline's source, section II-A. Written from the papers.
@@ -20,8 +22,8 @@ from torch.nn import functional
 
 WIDTHS = (256, 128)
 """Of the hidden layers, as published."""
-SMALL = 8
-"""Maps so many times smaller than the image, or more, are enlarged together."""
+STRIP_PX = 2048
+"""So many pixels at a time go through all layers on a CPU."""
 
 
 class SizeGroup(NamedTuple):
@@ -92,11 +94,24 @@ class PixelClassifier(nn.Module):
     @torch.no_grad()
     def of_groups(self, groups: Sequence[SizeGroup], size: tuple[int, int]) -> Tensor:
         """The same of maps that are put together by size already: :func:`by_size`."""
-        (weight, bias), *later = self.folded()
-        hidden = _first_layer(groups, weight.split(self.channels, 1), bias, size)
-        for weight, bias in later:
-            hidden = functional.linear(hidden.relu_(), weight, bias)
-        return hidden.permute(0, 3, 1, 2)
+        layers = self.folded()
+        (weight, bias), *later = layers
+        first = _FirstLayer(groups, weight.split(self.channels, 1), bias, size)
+        maps, (height, width) = groups[0].maps, size
+        rows = height if maps.is_cuda else min(height, -(-STRIP_PX // width))
+        widths = [len(bias) for _, bias in layers]
+        # written to again and again: fresh memory would cost as much as the arithmetic
+        strips = [bias.new_empty(rows * width, wide) for wide in widths[:-1]]
+        logits = bias.new_empty(len(maps), height * width, widths[-1])
+        for image in range(len(maps)):
+            for top in range(0, height, rows):
+                place = slice(top * width, min(top + rows, height) * width)
+                outs = [strip[: place.stop - place.start] for strip in strips]
+                outs.append(logits[image, place])
+                first.of_rows(image, top, outs[0])
+                for (weight, bias), hidden, out in zip(later, outs, outs[1:], strict=False):
+                    torch.addmm(bias, hidden.relu_(), weight.T, out=out)
+        return logits.unflatten(1, size).permute(0, 3, 1, 2)
 
     def folded(self) -> list[tuple[Tensor, Tensor]]:
         """Weight and bias of each linear layer with the normalisation after it, in eval mode."""
@@ -125,42 +140,53 @@ def by_size(features: Sequence[Tensor]) -> list[SizeGroup]:
     ]
 
 
-def _first_layer(
-    groups: Sequence[SizeGroup], weights: Sequence[Tensor], bias: Tensor, size: tuple[int, int]
-) -> Tensor:
-    """Hidden values (N, H, W, width) of all pixels before the first ReLU."""
-    parts = {}
-    for numbers, maps in groups:
-        weight = torch.cat([weights[n] for n in numbers], 1)
-        own = (maps.shape[1], maps.shape[2])
-        parts[own] = functional.linear(maps, weight, bias if own == size else None)
-    total = parts.pop(size, None)
-    if total is None:
-        total = bias.repeat(len(groups[0].maps), *size, 1)
-    small = [part for own, part in parts.items() if SMALL * own[1] <= size[1]]
-    for own, part in parts.items():
-        if SMALL * own[1] > size[1]:
-            total += enlarge(part.permute(0, 3, 1, 2), size).permute(0, 2, 3, 1)
-    return _add_enlarged(total, small) if small else total
+class _FirstLayer:
+    """The first layer's values before its ReLU, for some rows of an image's pixels.
 
-
-def _add_enlarged(total: Tensor, small: Sequence[Tensor]) -> Tensor:
-    """Add maps (N, h, w, C), enlarged, to ``total`` (N, H, W, C), in place.
-
-    Along each axis an interpolation is a matrix; of small maps all take one product.
+    Args:
+        groups: Feature maps by size.
+        weights: (width, C) of each map.
+        bias: (width,).
+        size: Height and width of the image in px.
     """
-    count, height, width, channels = total.shape
-    rows = [_interpolation(m.shape[1], height).to(m) @ m.flatten(2) for m in small]
-    stacked = torch.cat([r.reshape(count * height, -1, channels) for r in rows], 1)
-    columns = torch.cat([_interpolation(m.shape[2], width) for m in small], 1).to(total)
-    spread = columns.expand(count * height, -1, -1)
-    total.view(count * height, width, channels).baddbmm_(spread, stacked)
-    return total
 
+    def __init__(
+        self,
+        groups: Sequence[SizeGroup],
+        weights: Sequence[Tensor],
+        bias: Tensor,
+        size: tuple[int, int],
+    ) -> None:
+        self.size, self.bias = size, bias
+        self.full: tuple[Tensor, Tensor] | None = None
+        self.coarse: list[tuple[Tensor, Tensor]] = []
+        for numbers, maps in groups:
+            weight = torch.cat([weights[n] for n in numbers], 1)
+            cells = maps.shape[1]
+            if tuple(maps.shape[1:3]) == size:
+                self.full = maps, weight.T
+            else:
+                values = functional.linear(maps, weight).permute(0, 3, 1, 2)
+                wide = enlarge(values, (cells, size[1])).permute(0, 2, 3, 1)
+                shares = enlarge(torch.eye(cells)[None, None], (size[0], cells))[0, 0]
+                self.coarse.append((wide.flatten(2), shares.to(wide)))
 
-def _interpolation(cells: int, of: int) -> Tensor:
-    """(of, cells): each row the shares of cells in a pixel, as :func:`enlarge` takes them."""
-    return enlarge(torch.eye(cells)[None, None], (of, cells))[0, 0]
+    def of_rows(self, image: int, top: int, out: Tensor) -> None:
+        """Write those of whole rows of pixels from ``top`` on to ``out`` (pixels, width)."""
+        height, width = self.size
+        bottom = top + len(out) // width
+        if self.full is None:
+            out.copy_(self.bias)
+        else:
+            maps, weight = self.full
+            torch.addmm(self.bias, maps[image, top:bottom].flatten(0, 1), weight, out=out)
+        lines = out.view(bottom - top, -1)
+        for values, shares in self.coarse:  # along an axis, an interpolation is a matrix
+            cells = values.shape[1]
+            ends = ((y + 0.5) * cells / height - 0.5 for y in (top, bottom - 1))
+            first, last = (min(max(int(end), 0), cells - 1) for end in ends)
+            used = slice(first, last + 2)
+            lines.addmm_(shares[top:bottom, used], values[image, used])
 
 
 class Labels(NamedTuple):
