@@ -5,15 +5,19 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from fewmask.errors import LeakError
 from fewmask.factory_runs import EXPORTED_FROM
 from fewmask.io.images import read_image, read_mask, write_image, write_mask
+from fewmask.pipelines import factory_judge
 from fewmask.pipelines.factory_watch import latent_codes
 from fewmask.pipelines.finished import restore_workspace
+from fewmask.pipelines.running import recorded_settings
 from fewmask.training.known_images import KnownImages
 from fewmask.training.run_folder import RunFolder
 from fewmask.training.segmenting import load_segmenter
@@ -443,6 +447,19 @@ class TestJudge:
             for run in (judged[0], factory)
         ]
         assert parts[0]["test"] == parts[1]["test"]
+
+    def test_what_the_factory_has_seen_is_no_test_image_of_the_real_cut(self, judged, monkeypatch):
+        """The cut before the run is a forecast; the one that counts is asked again."""
+        run = RunFolder.open(judged[0])
+        work, _ = restore_workspace(run, torch.device("cpu"))
+        module, work.config = recorded_settings(run)
+        work.data = module.DATA.open(Path(run.record["data"]), work.config)
+        stage, seen = work.stages["split"], work.parts["train"][:1]
+        factory_judge.refuse_known(work.config, work.data, work.parts["test"])
+        monkeypatch.setattr(factory_judge, "split", lambda *_: None)
+        monkeypatch.setattr(stage.__class__, "read_json", lambda *_: {"test": seen})
+        with pytest.raises(LeakError):
+            factory_judge.cut(work, stage)
 
     def test_no_augmentation_shows_images_as_they_are(
         self, fewmask, inverted, data, tmp_path, monkeypatch

@@ -5,14 +5,17 @@ import shutil
 
 import numpy as np
 import pytest
-import rasterio
 from PIL import Image
-from rasterio.transform import from_origin
 
 from fewmask import predict_scene
+from fewmask.io import geotiff
 from fewmask.io.geotiff import Scene, is_georeferenced
 from fewmask.report.figures import class_colour
 from fewmask.training import windows
+
+rasterio = pytest.importorskip("rasterio")
+from rasterio.control import GroundControlPoint  # noqa: E402
+from rasterio.transform import from_origin  # noqa: E402
 
 TRANSFORM = from_origin(500_000.0, 3_100_000.0, 0.8, 0.8)
 SIZE = (150, 130)
@@ -74,9 +77,14 @@ def test_a_mask_lies_where_its_scene_does_and_names_its_classes(
 def test_a_tile_gets_the_mask_that_it_gets_as_a_picture(fewmask, tiny_run, write, tmp_path):
     scene = write(pixels=np.asarray(Image.open(next(tiny_run.data.glob("positive/*.png")))))
     Image.fromarray(np.asarray(Image.open(scene))).save(scene.with_name("picture.png"))
-    result = fewmask("predict", tiny_run.path, scene.parent, "-o", tmp_path / "out")
+    result = fewmask("predict", tiny_run.path, scene, "-o", tmp_path / "out")
     assert result.code == 0, result.err
-    picture = np.asarray(Image.open(tmp_path / "out/masks/picture.png"))
+    result = fewmask("predict", tiny_run.path, scene.parent, "-o", tmp_path / "pictures")
+    assert result.code == 0, result.err
+    assert sorted(p.name for p in (tmp_path / "pictures/masks").iterdir()) == [
+        "picture.png", "scene.png",
+    ]  # fmt: skip
+    picture = np.asarray(Image.open(tmp_path / "pictures/masks/picture.png"))
     assert np.array_equal(ids_of(tmp_path / "out"), picture)
     assert picture.any()
 
@@ -120,13 +128,10 @@ def test_stopped_and_gone_on_with_gives_the_same_bytes(
         if bands == stop:
             raise KeyboardInterrupt
 
-    def writer(*_):
-        raise KeyboardInterrupt
-
     with monkeypatch.context() as patched:
         patched.setattr(predict_scene._Progress, "save", save)
         if stop == "writing":
-            patched.setattr(Scene, "writer", writer)
+            patched.setattr(Scene, "writer", stopping)
         result = fewmask(*command, tmp_path / "out")
     assert result.code == 75, result.err
     assert "the same command goes on" in result.err
@@ -151,17 +156,60 @@ def spied(kind, calls):
     return write
 
 
-def test_a_scene_that_has_changed_is_begun_anew(
-    fewmask, tiny_run, write, tmp_path, small_windows, monkeypatch
+@pytest.mark.parametrize("change", ["scene", "scale", "pictures"])
+def test_what_was_begun_of_something_else_is_left_alone(
+    fewmask, tiny_run, write, tmp_path, small_windows, monkeypatch, tree, change
 ):
     scene, out = write(), tmp_path / "out"
     with monkeypatch.context() as patched:
-        patched.setattr(Scene, "writer", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        patched.setattr(Scene, "writer", stopping)
         assert fewmask("predict", tiny_run.path, scene, "-o", out).code == 75
-    write(pixels=np.zeros((*SIZE, 3), np.uint8))
+    before, images, flags = tree(out), scene, ()
+    if change == "scene":
+        write(pixels=np.zeros((*SIZE, 3), np.uint8))
+    elif change == "scale":
+        flags = ("--image-px", 40)
+    else:
+        images = tiny_run.data / "positive"
+    result = fewmask("predict", tiny_run.path, images, "-o", out, *flags)
+    assert result.code == 2, result.err
+    assert tree(out) == before
+    if change != "scene":
+        assert fewmask("predict", tiny_run.path, scene, "-o", out).code == 0
+
+
+def stopping(*_):
+    raise KeyboardInterrupt
+
+
+def test_a_mask_that_did_not_fit_on_the_disk_is_not_taken_for_one(
+    fewmask, tiny_run, write, tmp_path, monkeypatch
+):
+    scene, out = write(), tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr(geotiff, "crc32", lambda _: next(numbers))
+        numbers = iter(range(100))
+        result = fewmask("predict", tiny_run.path, scene, "-o", out)
+    assert result.code == 14, result.err
+    assert "DISK-WRITE" in result.err
+    assert not list((out / "masks").iterdir())
     assert fewmask("predict", tiny_run.path, scene, "-o", out).code == 0
-    assert fewmask("predict", tiny_run.path, scene, "-o", tmp_path / "again").code == 0
-    assert np.array_equal(ids_of(out), ids_of(tmp_path / "again"))
+
+
+def test_control_points_are_kept(fewmask, tiny_run, write, tmp_path):
+    scene = write()
+    points = [GroundControlPoint(r, c, 10 + c / 1000, 50 - r / 1000)
+              for r, c in ((0, 0), (0, 130), (150, 0), (150, 130))]  # fmt: skip
+    with rasterio.open(scene) as file:
+        pixels = file.read()
+    with rasterio.open(scene, "w", driver="GTiff", dtype="uint8", count=3, height=150, width=130,
+                       gcps=points, crs="EPSG:4326", photometric="rgb") as file:  # fmt: skip
+        file.write(pixels)
+    assert fewmask("predict", tiny_run.path, scene, "-o", tmp_path / "out").code == 0
+    with rasterio.open(tmp_path / "out/masks/scene.tif") as file:
+        found, system = file.gcps
+    assert system == "EPSG:4326"
+    assert [(p.row, p.col, p.x, p.y) for p in found] == [(p.row, p.col, p.x, p.y) for p in points]
 
 
 def test_sixteen_bits_and_bands_by_number(fewmask, tiny_run, write, tmp_path):
@@ -182,7 +230,7 @@ def test_sixteen_bits_and_bands_by_number(fewmask, tiny_run, write, tmp_path):
          "IMAGE-BANDS"),
         (lambda write: write(pixels=np.zeros((50, 50, 3), np.float32)), (), 10, "IMAGE-DTYPE"),
         (lambda write: write(), ("--bands", 7), 2, "BANDS"),
-        (lambda write: write(), ("--save-probs",), 2, "SAVE-PROBS"),
+        (lambda write: write().parent, ("--image-px", 40), 2, "SCENE-MISSING"),
         (lambda write: write(), ("--image-px", 0), 2, "IMAGE-PX"),
         (lambda write: write(), ("--image-px", 32, 32, 32), 2, "3 numbers"),
         (lambda write: truncated(write(compress="deflate")), (), 10, "SCENE-UNREADABLE"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,10 +53,18 @@ class Run:
         return self.path / "report.html"
 
     def predict(
-        self, images: str | Path, out: str | Path, *, device: str = "auto", **scenes: Any
+        self,
+        images: str | Path,
+        out: str | Path,
+        *,
+        device: str = "auto",
+        image_px: Sequence[int] = (),
+        bands: Sequence[int] = (),
     ) -> list[Path]:
         """Masks and overlays of other images; see :func:`fewmask.predict.predict`."""
-        return predict(self.folder, Path(images), Path(out), device=device, **scenes)
+        return predict(
+            self.folder, Path(images), Path(out), device=device, image_px=image_px, bands=bands
+        )
 
     def translate(
         self, images: str | Path, out: str | Path, *, to: Literal["target", "source"] = "target"

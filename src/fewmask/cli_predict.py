@@ -23,8 +23,8 @@ def predict(
 ) -> None:
     """Masks (PNG, class ids) and overlays for other images, same names and sizes.
 
-    GeoTIFF scenes of any size give GeoTIFF masks on the same grid (needs the extra `geo`); where
-    one was stopped, the same command goes on.
+    A GeoTIFF scene of any size gives a GeoTIFF mask on the same grid (needs the extra `geo`); where
+    it was stopped, the same command goes on.
 
     Args:
         run: A finished run.
@@ -45,18 +45,23 @@ def predict(
     from fewmask.training.signals import stop_on_signals
 
     if is_video(images):
-        if save_probs:
-            raise UsageError.of("SAVE-PROBS", where="--save-probs", found=f"a video, {images}",
-                                expected="images", fix="leave out --save-probs")  # fmt: skip
+        given = {"--save-probs": save_probs, "--image-px": image_px, "--bands": bands}
+        for flag in (flag for flag, value in given.items() if value):
+            raise UsageError.of("VIDEO-FLAG", where=flag, found=f"a video, {images}",
+                                expected="images", fix=f"leave out {flag}")  # fmt: skip
         with stop_on_signals():
             print(predict_video(RunFolder.open(run), images, out, device=device))
         tell_next(shell_command("predict", run, "IMAGES", "-o", free_path(NEW_MASKS)), own="IMAGES")
         return
+    opened = RunFolder.open(run)
     with stop_on_signals():
         written = predict_images(
-            RunFolder.open(run), images, out, device=device, probs=save_probs,
+            opened, images, out, device=device, probs=save_probs,
             image_px=image_px, bands=bands,
         )  # fmt: skip
     count = "1 mask" if len(written) == 1 else f"{len(written)} masks"
     print(f"{count} in {out / 'masks'}, overlays in {out / 'overlays'}")
+    refined = opened.record["settings"].get("predict_refine", "none")
+    if refined != "none" and written[0].suffix == ".tif":
+        print(f"scenes are not refined by {refined}, as this run's pictures are")
     tell_next(shell_command("evaluate", run, "DATA"), own="DATA with masks")

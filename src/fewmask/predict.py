@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,18 +15,12 @@ from fewmask.data.files import images_below
 from fewmask.data.folder import DataFolder, open_folder, read_target
 from fewmask.data.label_sets import read_label_set
 from fewmask.data.roles import is_negative, role_of
-from fewmask.errors import DataError, Interrupted, LeakError, Problem, UsageError
-from fewmask.io.geotiff import is_georeferenced
+from fewmask.errors import DataError, LeakError, Problem, UsageError
 from fewmask.io.images import IMAGE_SUFFIXES, read_image, write_image, write_mask
 from fewmask.metrics.confusion import confusion_matrix, summarise
 from fewmask.pipelines.finished import predictor_of_run, read_card
 from fewmask.pipelines.running import data_folders_of, folds_of_run, recorded_settings
-from fewmask.predict_scene import (
-    UNFINISHED,
-    SceneRequest,
-    predict_scene,
-    require_segmenter,
-)
+from fewmask.predict_scene import SceneRequest, is_scene, predict_scene
 from fewmask.report.figures import drawn_ids, overlay
 from fewmask.training.device import choose_device
 from fewmask.training.evaluation import with_empty_background
@@ -52,9 +44,9 @@ def predict(
 ) -> list[Path]:
     """Write ``OUT/masks/<name>.png`` (class ids) and ``OUT/overlays/<name>.png`` for each image.
 
-    Georeferenced TIFFs are scenes: they are read by windows, whatever their size, and their masks
-    are ``.tif``, see :func:`fewmask.predict_scene.predict_scene`. Where that was stopped, the same
-    call goes on with what is missing.
+    A single georeferenced TIFF is a scene where the run ends with a segmenter: it is read by
+    windows, and its mask is a GeoTIFF, see :func:`fewmask.predict_scene.predict_scene`. Where that
+    was stopped, the same call goes on.
 
     Args:
         run: A finished run.
@@ -63,7 +55,8 @@ def predict(
             that is the working folder), nor inside the data folder that ``images`` is a part of,
             nor inside the run's data.
         device: See ``--device``.
-        probs: Also write ``OUT/probs/<name>.npy``, float16 (K + 1, H, W); not of scenes.
+        probs: Also write ``OUT/probs/<name>.npy``, float16 (K + 1, H, W); a scene is then a
+            picture like any other.
         image_px: Height and width in px, or one number for both, that an image of the run's kind
             has in a scene; without it, what the run's images have.
         bands: Of a scene, see :class:`fewmask.io.geotiff.Scene`.
@@ -74,33 +67,23 @@ def predict(
     Raises:
         DataError: images that cannot be read (all of them at once, after the others are done).
             Also an ``out`` inside a data folder.
-        UsageError: no images, ``out`` holds something already, or the run cannot predict scenes.
+        UsageError: no images, ``out`` holds something already, or a scene is asked for and there
+            is none, or none that the run can predict.
     """
     predictor = predictor_of_run(run, choose_device(device))
     card = read_card(run)
     background = card.get("background", True)
     found = images_below(images)
-    going_on = (out / UNFINISHED).is_dir()
-    if not going_on:
-        RunFolder.require_free(out)
+    if image_px or bands or (not probs and is_scene(predictor, images)):
+        _refuse_in_data(out, run, images)
+        request = SceneRequest.of(card, predictor, images, image_px, bands)
+        return [predict_scene(predictor, card, images, out, request)]
+    RunFolder.require_free(out)
     _refuse_in_data(out, run, images)
-    scenes = {name for name, path in found.items() if is_georeferenced(path)}
-    if scenes:
-        one = found[min(scenes)]
-        segmenter = require_segmenter(predictor, one, probs)
-        asked = SceneRequest.of(card, segmenter, one, image_px, bands)
-        (out / UNFINISHED).mkdir(parents=True, exist_ok=True)
     written: list[Path] = []
     problems: list[Problem] = []
     for name, path in watched(found.items(), len(found), "predict", "image"):
         try:
-            if name in scenes:
-                target = out / "masks" / f"{name}.tif"
-                if not (going_on and target.exists()):
-                    with _goes_on(out):
-                        predict_scene(segmenter, card, path, out, name, asked)
-                written.append(target)
-                continue
             image = read_image(path)
         except DataError as error:
             problems += error.problems
@@ -116,7 +99,6 @@ def predict(
         if probs:
             save_probs(out / "probs" / f"{name}.npy", scores)
         written.append(target)
-    shutil.rmtree(out / UNFINISHED, ignore_errors=True)
     if problems:
         left = f"the {len(written)} others are in {out}" if written else "nothing was written"
         raise DataError(
@@ -130,21 +112,6 @@ def predict(
             ),
         )
     return written
-
-
-@contextmanager
-def _goes_on(out: Path) -> Iterator[None]:
-    """Tell whoever stops a scene that nothing is lost."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise Interrupted.of(
-            "INTERRUPTED",
-            where=out,
-            found="a signal to stop",
-            expected="finished bands kept, and they are",
-            fix="the same command goes on",
-        ) from None
 
 
 def evaluate(

@@ -17,13 +17,14 @@ import numpy as np
 import torch
 
 from fewmask.conventions import IGNORE_INDEX
-from fewmask.errors import CheckpointError, UsageError
-from fewmask.io.geotiff import BLOCK_PX, Scene
+from fewmask.errors import CheckpointError, Interrupted, UsageError
+from fewmask.io.geotiff import BLOCK_PX, Scene, is_georeferenced
 from fewmask.io.images import write_image
 from fewmask.report.figures import COLOURS, drawn_ids, overlay
 from fewmask.training.checkpoint import write_atomically
 from fewmask.training.inference import predict_probs
 from fewmask.training.progress import watched
+from fewmask.training.run_folder import RunFolder
 from fewmask.training.segmenting import SegmenterPredictor
 from fewmask.training.signals import stop_if_asked
 from fewmask.training.windows import Grid, enlarged, needed, probs_of_bands, ready, spans
@@ -31,7 +32,7 @@ from fewmask.training.windows import Grid, enlarged, needed, probs_of_bands, rea
 MOST_ENLARGED = 8
 """A scene is enlarged no more than so many times before the network sees it."""
 UNFINISHED = ".unfinished"
-"""Folder in the output where scenes under way are kept."""
+"""Folder in the output where a scene under way is kept."""
 OVERVIEW_PX = 2048
 """Longer side of the picture in ``overlays``."""
 COLUMNS_PX = 1024
@@ -54,7 +55,7 @@ class SceneRequest:
     def of(
         cls,
         card: dict[str, Any],
-        predictor: SegmenterPredictor,
+        predictor: Any,
         path: Path,
         image_px: Sequence[int],
         bands: Sequence[int],
@@ -62,9 +63,27 @@ class SceneRequest:
         """What is asked for, or what the run's card says of its images.
 
         Raises:
-            UsageError: sizes that are none, or so small that a scene would be blown up.
+            UsageError: no scene, a run that predicts from more than the image's pixels, or sizes
+                that are none, or so small that a scene would be blown up.
             CheckpointError: nothing is asked for, and the card of an older version says nothing.
         """
+        if not path.is_file() or not is_georeferenced(path):
+            raise UsageError.of(
+                "SCENE-MISSING",
+                where="--image-px or --bands",
+                found=f"{path}, which is no georeferenced TIFF",
+                expected="a scene; pictures are seen whole, by their own colours",
+                fix="leave these out, or give one GeoTIFF",
+            )
+        if not isinstance(predictor, SegmenterPredictor):
+            raise UsageError.of(
+                "SCENE-RUN",
+                where=path,
+                found="a run whose masks need more than a segmenter",
+                expected="a run that ends with a segmenter of the image alone",
+                fix="cut the scene into pictures (gdal_retile.py -of PNG), or `fewmask train` on "
+                "this run's masks",
+            )
         given = list(image_px) or card.get("image_px")
         if not given:
             raise CheckpointError.of(
@@ -88,23 +107,26 @@ class SceneRequest:
         return cls((sides[0], sides[1]), tuple(bands))
 
 
+def is_scene(predictor: Any, path: Path) -> bool:
+    """Whether a path is a georeferenced TIFF, and a run can predict it as one."""
+    return isinstance(predictor, SegmenterPredictor) and path.is_file() and is_georeferenced(path)
+
+
 def predict_scene(
     predictor: SegmenterPredictor,
     card: dict[str, Any],
     path: Path,
     out: Path,
-    name: str,
-    asked: SceneRequest,
+    request: SceneRequest,
 ) -> Path:
     """Write ``OUT/masks/NAME.tif`` and a small ``OUT/overlays/NAME.jpg``.
 
     Args:
-        predictor: Of the run.
+        predictor: Of the run. Its refinement, which knows images of the run's size, is left out.
         card: Of the run.
         path: The scene.
-        out: Folder of the output.
-        name: Of the scene in it.
-        asked: How to read it.
+        out: New or empty folder, or one in which the same was begun and not finished.
+        request: How to read the scene.
 
     Returns:
         The mask: uint8 class ids with the scene's coordinate system and transform, a colour table,
@@ -112,37 +134,51 @@ def predict_scene(
 
     Raises:
         DataError: the scene cannot be read.
+        UsageError: ``out`` holds something else.
+        Interrupted: it was stopped; the same call goes on.
         ResourceError: the disk refuses, or the extra ``geo`` is not installed.
     """
-    target = out / "masks" / f"{name}.tif"
-    kept = out / UNFINISHED / name
-    with Scene(path, asked.bands) as scene:
-        grid = Grid.at_scale(scene.size, asked.image_px, predictor.working_size)
-        progress = _Progress.open(kept, scene.size, {
+    with Scene(path, request.bands) as scene:
+        grid = Grid.at_scale(scene.size, request.image_px, predictor.working_size)
+        progress = _Progress.open(out, scene.size, {
             "scene": [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns],
-            "weights": card.get("sha256", ""), "grid": grid, "bands": asked.bands,
+            "weights": card.get("sha256", ""), "grid": grid, "bands": request.bands,
         })  # fmt: skip
-        _fill(progress, predictor, scene, grid, name)
-        for folder in ("masks", "overlays"):
-            (out / folder / name).parent.mkdir(parents=True, exist_ok=True)
-        background = bool(card.get("background", True))
-        names = ["background"] * background + list(card["class_names"])
-        colours = COLOURS[drawn_ids(np.arange(len(names)), background)]
-        colours[: int(background)] = 0
-        with scene.writer(target, names, colours) as writer:
-            for top in range(0, scene.size[0], BLOCK_PX):
-                stop_if_asked()
-                writer.write(top, progress.rows(top, top + BLOCK_PX))
-        small = scene.small(OVERVIEW_PX)
-        ids = drawn_ids(progress.small(small.shape[:2]), background)
-        write_image(out / "overlays" / f"{name}.jpg", overlay(small, ids))
-    shutil.rmtree(kept)
+        try:
+            _fill(progress, predictor, scene, grid)
+            target = _write(progress, card, scene, out)
+        except KeyboardInterrupt:
+            raise Interrupted.of(
+                "INTERRUPTED",
+                where=out,
+                found="a signal to stop",
+                expected="finished bands kept, and they are",
+                fix="the same command goes on",
+            ) from None
+    progress.remove()
     return target
 
 
-def _fill(
-    progress: _Progress, predictor: SegmenterPredictor, scene: Scene, grid: Grid, name: str
-) -> None:
+def _write(progress: _Progress, card: dict[str, Any], scene: Scene, out: Path) -> Path:
+    """The finished ids as a picture to look at, then as the mask."""
+    target = out / "masks" / f"{scene.path.stem}.tif"
+    for folder in ("masks", "overlays"):
+        (out / folder).mkdir(parents=True, exist_ok=True)
+    background = bool(card.get("background", True))
+    small = scene.small(OVERVIEW_PX)
+    ids = drawn_ids(progress.small(small.shape[:2]), background)
+    write_image(out / "overlays" / f"{target.stem}.jpg", overlay(small, ids))
+    names = ["background"] * background + list(card["class_names"])
+    colours = COLOURS[drawn_ids(np.arange(len(names)), background)]
+    colours[: int(background)] = 0
+    with scene.writer(target, names, colours) as writer:
+        for top in range(0, scene.size[0], BLOCK_PX):
+            stop_if_asked()
+            writer.write(top, progress.rows(top, top + BLOCK_PX))
+    return target
+
+
+def _fill(progress: _Progress, predictor: SegmenterPredictor, scene: Scene, grid: Grid) -> None:
     """Predict the bands that are missing."""
     if progress.done_rows == grid.pixels[0]:
         return
@@ -155,28 +191,19 @@ def _fill(
     count = len(spans(grid.cells[0])) - again
     bands = probs_of_bands(network, scene.read, grid, begin=again)
     rest, first = torch.empty(0), 0  # rows of cells that are still needed, and the first of them
-    for number, top, probs in watched(bands, count, f"predict {name}", "band"):
+    for number, top, probs in watched(bands, count, "predict", "band"):
         rest, first = (torch.cat([rest, probs], 1), first) if rest.numel() else (probs, top)
         begin, end = progress.done_rows, ready(top + probs.shape[1], grid)
         for rows in _slices(begin, end, BLOCK_PX):
             ids = np.empty((rows.stop - rows.start, grid.pixels[1]), np.uint8)
             for columns in _slices(0, grid.pixels[1], COLUMNS_PX):
-                ids[:, columns] = _ids(predictor, scene, enlarged(rest, first, grid, rows, columns),
-                                       rows, columns)  # fmt: skip
+                valid = scene.valid(rows, columns)
+                likeliest = enlarged(rest, first, grid, rows, columns).argmax(0).numpy()
+                ids[:, columns] = np.where(valid, likeliest, IGNORE_INDEX)
             progress.write(rows.start, ids)
         progress.save(number + 1, max(begin, end))
         keep = min(needed(max(begin, end), grid), first + rest.shape[1])
         rest, first = rest[:, keep - first :], keep
-
-
-def _ids(
-    predictor: SegmenterPredictor, scene: Scene, probs: torch.Tensor, rows: slice, columns: slice
-) -> np.ndarray:
-    valid = scene.valid(rows, columns)
-    if not valid.any():
-        return np.full(valid.shape, IGNORE_INDEX, np.uint8)
-    image = scene.read(rows, columns)
-    return np.where(valid, predictor.mask_of_probs(image, probs.numpy()), IGNORE_INDEX)
 
 
 def _slices(begin: int, end: int, step: int) -> list[slice]:
@@ -190,19 +217,29 @@ class _Progress:
         self.folder, self.size, self._state = folder, size, state
 
     @classmethod
-    def open(cls, folder: Path, size: tuple[int, int], key: dict[str, Any]) -> _Progress:
-        """What is there, if it was made from the same, or a new beginning."""
-        key = json.loads(json.dumps(key))
+    def open(cls, out: Path, size: tuple[int, int], key: dict[str, Any]) -> _Progress:
+        """What was begun in an output, if it was the same, or a new beginning.
+
+        Raises:
+            UsageError: the output holds something else.
+        """
+        folder, key = out / UNFINISHED, json.loads(json.dumps(key))
         try:
             state = json.loads((folder / "state.json").read_text())
             if state["key"] == key and (folder / "ids.raw").is_file():
                 return cls(folder, size, state)
-        except (OSError, ValueError, KeyError):
+        except (OSError, ValueError, KeyError, TypeError):
             pass
-        shutil.rmtree(folder, ignore_errors=True)
+        RunFolder.require_free(out)
         folder.mkdir(parents=True)
         (folder / "ids.raw").touch()
-        return cls(folder, size, {"key": key, "bands": 0, "rows": 0})
+        begun = cls(folder, size, {"key": key})
+        begun.save(0, 0)
+        return begun
+
+    def remove(self) -> None:
+        """Forget it: the mask is written."""
+        shutil.rmtree(self.folder)
 
     @property
     def bands(self) -> int:
@@ -239,24 +276,3 @@ class _Progress:
         """The nearest ids on a smaller grid."""
         rows, columns = ((np.arange(n) * own) // n for n, own in zip(size, self.size, strict=True))
         return np.stack([self.rows(row, row + 1)[0, columns] for row in rows.tolist()])
-
-
-def require_segmenter(predictor: Any, path: Path, probs: bool) -> SegmenterPredictor:
-    """Refuse runs that predict from more than the image's pixels, and to save probabilities."""
-    if probs:
-        raise UsageError.of(
-            "SAVE-PROBS",
-            where="--save-probs",
-            found=f"a georeferenced scene, {path}",
-            expected="pictures, whose probabilities fit into memory",
-            fix="leave out --save-probs",
-        )
-    if isinstance(predictor, SegmenterPredictor):
-        return predictor
-    raise UsageError.of(
-        "SCENE-RUN",
-        where=path,
-        found="a georeferenced scene, and a run whose masks need more than a segmenter",
-        expected="a run that ends with a segmenter of the image alone",
-        fix="cut the scene into tiles (gdal_retile.py), or `fewmask train` on this run's masks",
-    )

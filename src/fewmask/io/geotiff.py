@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Self
 from xml.sax.saxutils import escape
+from zlib import crc32
 
 import numpy as np
 import tifffile
@@ -20,7 +21,7 @@ from fewmask.conventions import IGNORE_INDEX
 from fewmask.errors import DataError, FewmaskError, ResourceError, UsageError
 
 _GEO_TAGS = (33550, 33922, 34264, 34735)
-"""Pixel scale, tie points, transformation, key directory."""
+"""Pixel scale, tie and control points, transformation, key directory."""
 _CACHE_BYTES = 256 * 2**20
 BLOCK_PX = 512
 """Side of the tiles in a file that is written."""
@@ -96,6 +97,10 @@ class Scene:
     def writer(self, path: Path, class_names: Sequence[str], colours: np.ndarray) -> MaskWriter:
         """A file for this scene's mask, see :class:`MaskWriter`."""
         grid = {name: self._file.profile[name] for name in ("height", "width", "crs", "transform")}
+        points, system = self._file.gcps
+        if points:
+            grid |= {"gcps": points, "crs": system}
+            del grid["transform"]
         return MaskWriter(path, grid, class_names, colours)
 
     def _read(self, **how: Any) -> np.ndarray:
@@ -137,7 +142,7 @@ class Scene:
 
     def _declared(self) -> list[int]:
         names = [each.name for each in self._file.colorinterp]
-        if names[:1] in (["gray"], ["undefined"]) and len(names) == 1:
+        if names in (["gray"], ["undefined"], ["gray", "alpha"]):
             return [1]
         if names[:3] == ["red", "green", "blue"]:
             return [1, 2, 3]
@@ -146,7 +151,9 @@ class Scene:
             where=self.path,
             found=f"{len(names)} bands: {', '.join(names[:5])}",
             expected="bands that are declared as red, green and blue",
-            fix="--bands R G B, such as --bands 3 2 1 or, for one band, --bands 1",
+            fix="gdal_translate -expand rgb old.tif new.tif"
+            if "palette" in names
+            else "--bands R G B, such as --bands 3 2 1 or, for one band, --bands 1",
         )
 
 
@@ -158,9 +165,12 @@ class MaskWriter:
 
     Args:
         path: The file.
-        grid: ``height``, ``width``, ``crs`` and ``transform``, as rasterio has them.
-        class_names: Of the ids 0, 1, ...
-        colours: (256, 3) uint8, of each id.
+        grid: ``height``, ``width``, ``crs`` and ``transform`` or ``gcps``, as rasterio has them.
+        class_names: Of the K ids 0, 1, ...
+        colours: (K, 3) uint8, of each id.
+
+    Raises:
+        ResourceError: the disk refuses, now or when the file is read again at the end.
     """
 
     def __init__(
@@ -169,6 +179,7 @@ class MaskWriter:
         self._rasterio, self._path = _rasterio(), path
         self._partial = path.with_name(f".{path.name}.partial")
         self._names, self._colours = list(class_names), colours
+        self._written: list[tuple[Any, int]] = []
         with _as_disk_error(path):
             self._file = self._rasterio.open(
                 self._partial, "w", driver="GTiff", count=1, dtype="uint8", nodata=IGNORE_INDEX,
@@ -181,14 +192,16 @@ class MaskWriter:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        with _as_disk_error(self._path):
-            self._file.close()
-            if kind is not None:
-                self._partial.unlink(missing_ok=True)
-                return
-            names = self._path.with_name(f"{self._path.name}.aux.xml")
-            names.write_text(categories(self._names, self._colours), encoding="utf-8")
-            self._partial.replace(self._path)
+        try:
+            with _as_disk_error(self._path):
+                self._file.close()
+                if kind is None:
+                    self._read_again()
+                    names = self._path.with_name(f"{self._path.name}.aux.xml")
+                    names.write_text(categories(self._names, self._colours), encoding="utf-8")
+                    self._partial.replace(self._path)
+        finally:
+            self._partial.unlink(missing_ok=True)
 
     def write(self, top: int, ids: np.ndarray) -> None:
         """Write (n, width) uint8 ids as the rows from ``top`` on."""
@@ -196,6 +209,14 @@ class MaskWriter:
         window = self._rasterio.windows.Window.from_slices(rows, slice(0, ids.shape[1]))
         with _as_disk_error(self._path):
             self._file.write(ids, 1, window=window)
+        self._written.append((window, crc32(ids.tobytes())))
+
+    def _read_again(self) -> None:
+        """GDAL does not say when the last blocks did not fit on the disk."""
+        with self._rasterio.open(self._partial) as file:
+            for window, expected in self._written:
+                if crc32(file.read(1, window=window).tobytes()) != expected:
+                    raise OSError("other bytes than were written")
 
     def _table(self) -> dict[int, tuple[int, int, int, int]]:
         """Colours by id, and none where there are no data."""
@@ -210,8 +231,8 @@ def categories(class_names: Sequence[str], colours: np.ndarray) -> str:
     """GDAL's XML that names the classes of a band: category names, and a table of values.
 
     Args:
-        class_names: Of the ids 0, 1, ...
-        colours: (256, 3) uint8, of each id.
+        class_names: Of the K ids 0, 1, ...
+        colours: (K, 3) uint8, of each id.
     """
     listed = "".join(f"<Category>{escape(name)}</Category>" for name in class_names)
     fields = (("Value", 0, 5), ("Class", 2, 2), ("Red", 0, 6), ("Green", 0, 7), ("Blue", 0, 8))

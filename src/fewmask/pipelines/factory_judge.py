@@ -154,6 +154,12 @@ def refuse_known(config: JudgeConfig, data: DataFolder, test_ids: Collection[str
                 )
 
 
+def cut(work: Workspace, stage: Stage) -> None:
+    """As :func:`fewmask.training.workspace.split`; what the factory has seen is no test image."""
+    split(work, stage)
+    refuse_known(work.config, work.data, stage.read_json("split.json")["test"])
+
+
 def sample_pairs(work: Workspace, stage: Stage) -> None:
     """Synthetic images with masks, at the working size: to train on, and the last ones to test."""
     config: JudgeConfig = work.config
@@ -195,7 +201,6 @@ def few_rows(work: Workspace) -> list[int]:
 def train_segmenters(work: Workspace, stage: Stage) -> None:
     """One segmenter for each row of the table, in equally many steps."""
     config: JudgeConfig = work.config
-    refuse_known(config, work.data, work.parts["test"])  # the cut is known for certain only now
     few, every = few_rows(work), masked_rows(work)
     plans: dict[str, dict[str, Any]] = {
         "few": {"rows": few},
@@ -281,7 +286,7 @@ def _require_same_classes(work: Workspace, taught: Workspace) -> None:
 DATA = one_folder(require_tags=False)
 STAGES = (
     StageSpec("prepare", prepare, shared=True),
-    StageSpec("split", split, reads=("prepare",)),
+    StageSpec("split", cut, reads=("prepare",)),
     StageSpec("sample", sample_pairs),
     StageSpec(
         "segment", train_segmenters, reads=("prepare", "split", "sample"),

@@ -108,8 +108,13 @@ def _write_weights(
 
 
 def usual_size(data: DataFolder) -> list[int]:
-    """Height and width in px that are usual among a folder's images: the median of each."""
-    sizes = [image_size(sample.image_path) for sample in data.samples]
+    """Height and width in px that are usual among a folder's images: the median of each.
+
+    Of several domains it is the target's that will be predicted.
+    """
+    target = [sample for sample in data.samples if sample.id.startswith("target/")]
+    images = target if data.layout == "domains" and target else data.samples
+    sizes = [image_size(sample.image_path) for sample in images]
     return [round(median(side)) for side in zip(*sizes, strict=True)]
 
 

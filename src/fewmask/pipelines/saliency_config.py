@@ -77,7 +77,8 @@ class SaliencyConfig(Settings):
         if len(set(self.maps)) < len(self.maps):
             raise ValueError("maps: each once")
         fusion = self.segment_fusion
-        if fusion != "channel" and self.segment_architecture in {"fcn", "classic_unet"}:
+        without = {"channel": (), "mean_channel": ("classic_unet",)}
+        if self.segment_architecture in without.get(fusion, ("classic_unet", "fcn")):
             raise ValueError(f"segment_fusion {fusion}: not with {self.segment_architecture}")
         if fusion in {"gates", "late"} and self.controls_alone:
             raise ValueError(f"segment_fusion {fusion}: maps alone have no features to join")

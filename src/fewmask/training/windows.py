@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 WINDOW = 512
 """Cells along a window's side."""
@@ -24,6 +25,9 @@ BLEND = 64
 """Cells behind the margin in which one window's say goes over to the next's."""
 STRIDE = 32
 """Of the encoder: windows that begin at its multiples pool the same cells together."""
+
+STRIP = 1024
+"""Rows of pixels that are read at one time."""
 
 ReadPixels = Callable[[slice, slice], np.ndarray]
 """Rows and columns of a scene to (rows, columns, 3) uint8."""
@@ -132,11 +136,23 @@ def _band(
     columns = spans(grid.cells[1])
     down, band = weights(rows, number)[:, None], torch.empty(0)
     for column, across in enumerate(columns):
-        found = network(_cells(read, grid, rows[number], across))
+        found = _applied(network, _cells(read, grid, rows[number], across), len(rows), len(columns))
         if column == 0:
             band = found.new_zeros(*found.shape[:2], grid.cells[1])
         band[:, :, across] += found * down * weights(columns, column)
     return band
+
+
+def _applied(network: Network, image: Tensor, rows: int, columns: int) -> Tensor:
+    """The network on a window, filled up to the stride behind its end where it has neighbours.
+
+    A network that fills up an image by itself does so on both sides, which would shift its grid.
+    """
+    height, width = image.shape[1:]
+    more = [-width % STRIDE * (columns > 1), -height % STRIDE * (rows > 1)]
+    if any(more):
+        image = functional.pad(image[None], (0, more[0], 0, more[1]), mode="reflect")[0]
+    return network(image)[:, :height, :width]
 
 
 def _cells(read: ReadPixels, grid: Grid, rows: slice, columns: slice) -> Tensor:
@@ -145,9 +161,14 @@ def _cells(read: ReadPixels, grid: Grid, rows: slice, columns: slice) -> Tensor:
         _mixture(span, pixels, cells)
         for span, pixels, cells in zip((rows, columns), grid.pixels, grid.cells, strict=True)
     )
-    image = torch.from_numpy(read(high, wide))
-    planes = [down @ image[..., channel].float() @ across.T for channel in range(3)]
-    return torch.stack(planes) / 255
+    found = torch.zeros(3, rows.stop - rows.start, columns.stop - columns.start)
+    for top in range(high.start, high.stop, STRIP):
+        strip = slice(top, min(top + STRIP, high.stop))
+        shares = down[:, strip.start - high.start : strip.stop - high.start]
+        image = torch.from_numpy(read(strip, wide))
+        for channel in range(3):
+            found[channel] += shares @ (image[..., channel].float() @ across.T)
+    return found / 255
 
 
 def _mixture(span: slice, pixels: int, cells: int) -> tuple[slice, Tensor]:
