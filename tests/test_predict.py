@@ -301,12 +301,12 @@ class TestVideo:
             ("out", 2, "VIDEO-SUFFIX"),
             ("new/out.avi", 2, "VIDEO-SUFFIX"),
             ("clip.mkv", 2, "RUN-EXISTS"),
-            ("out.mp4", 2, "SAVE-PROBS"),
+            ("out.mp4", 2, "VIDEO-FLAG"),
         ],
     )
     def test_refusals(self, fewmask, tiny_run, clip, tmp_path, name, code, word, tree):
         before = tree(tmp_path)
-        extra = ("--save-probs",) if word == "SAVE-PROBS" else ()
+        extra = ("--save-probs",) if word == "VIDEO-FLAG" else ()
         result = fewmask("predict", tiny_run.path, clip, "-o", tmp_path / name, *extra)
         assert (result.code, word in result.err) == (code, True), result.err
         assert tree(tmp_path) == before
