@@ -11,10 +11,10 @@ skipped too.
     python benchmarks/saliency.py --aggregate                  # results and table only
 
 DATA holds ``weizmann_horses``, ``ecssd`` and ``covid_cxr_organs``. Of each set as many images are
-drawn once, by a seed of their own, to learn from, to validate and to test on, and all units of the
-set cut them alike. The largest unit of a set has all rows; the smaller ones are the learning curve,
-of the colours, the colours with edges and the colours with the map that did best at the largest
-unit's *validation* images.
+drawn once, by a seed of their own, to learn from, to validate and to test on; of copies of a
+picture, the first alone. All units of the set cut them alike. The largest unit of a set has all
+rows; the smaller ones are the learning curve, of the colours, the colours with edges and the
+colours with the map that did best at the largest unit's *validation* images.
 
 The published network is VGG16, whose weights are not offline: maps are EfficientNet-Lite0's. Its
 segmenter without pretraining, the classic U-Net, is the set ``horses, from scratch``, narrower
@@ -32,7 +32,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from fewmask.io.images import IMAGE_SUFFIXES
+from fewmask.data.copies import find_copies, fingerprint
+from fewmask.io.images import IMAGE_SUFFIXES, read_image
 from fewmask.pipelines.saliency_maps import channels_of
 from fewmask.pipelines.saliency_rows import title_of
 from fewmask.randomness import generator
@@ -118,7 +119,9 @@ def prepare(name: str, data: Path, out: Path) -> tuple[Path, Path]:
     if lines.exists():
         return folder, lines
     source = data / chosen.folder
-    images = sorted(p for p in (source / "images").iterdir() if p.suffix in IMAGE_SUFFIXES)
+    every = sorted(p for p in (source / "images").iterdir() if p.suffix in IMAGE_SUFFIXES)
+    first_copy = find_copies([fingerprint(read_image(path)) for path in every])
+    images = [path for i, path in enumerate(every) if first_copy[i] == i]
     order = generator(0, "saliency", chosen.folder).permutation(len(images))
     shutil.rmtree(folder, ignore_errors=True)
     text, first = ["id,part"], 0
@@ -127,7 +130,7 @@ def prepare(name: str, data: Path, out: Path) -> tuple[Path, Path]:
             for kind, file in (("images", path), ("masks", source / "masks" / f"{path.stem}.png")):
                 (folder / kind).mkdir(parents=True, exist_ok=True)
                 shutil.copy(file, folder / kind)
-            text.append(f"{path.stem},{part}")
+            text.append(f"images/{path.stem},{part}")
         first += count
     lines.write_text("\n".join(text) + "\n")
     return folder, lines

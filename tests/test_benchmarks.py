@@ -306,19 +306,31 @@ def test_units_of_saliency_resolve_and_the_curve_has_the_map_that_validation_cho
                 assert {f"rgb+{each}" for each in module.MAPS} < set(rows)
 
 
+PARTS = ("train", "val", "test")
+
+
 def test_no_image_of_saliency_is_in_two_parts(benchmark, tmp_path):
+    from fewmask.data.folder import open_folder
+    from fewmask.data.official_split import read_split
+
     module = benchmark("saliency")
     for kind in ("images", "masks"):
         (tmp_path / "data/weizmann_horses" / kind).mkdir(parents=True)
-    for i in range(210):
-        Image.new("RGB", (4, 4)).save(tmp_path / f"data/weizmann_horses/images/{i:03d}.jpg")
-        Image.new("L", (4, 4)).save(tmp_path / f"data/weizmann_horses/masks/{i:03d}.png")
+    rng = np.random.default_rng(0)
+    noise = rng.integers(0, 256, (200, 16, 16, 3)).astype(np.uint8)
+    for i, pixels in enumerate([*noise, *noise[:10, :, ::-1]]):  # ten of them once more, mirrored
+        Image.fromarray(pixels).save(tmp_path / f"data/weizmann_horses/images/{i:03d}.png")
+        Image.new("L", (16, 16)).save(tmp_path / f"data/weizmann_horses/masks/{i:03d}.png")
     folder, lines = module.prepare("horses", tmp_path / "data", tmp_path / "out")
     part_of = dict(line.split(",") for line in lines.read_text().splitlines()[1:])
-    counts = [list(part_of.values()).count(part) for part in ("train", "val", "test")]
+    counts = [list(part_of.values()).count(part) for part in PARTS]
     assert counts == [80, 20, 100]
-    assert {p.stem for p in (folder / "images").iterdir()} == set(part_of)
-    assert {p.stem for p in (folder / "masks").iterdir()} == set(part_of)
+    assert set(part_of) == {f"images/{i:03d}" for i in range(200)}
+    data = open_folder(folder, class_names=["object"], require_tags=False)
+    assert {sample.id for sample in data.samples if sample.mask_path} == set(part_of)
+    assert {part: len(getattr(read_split(lines, data.samples), part)) for part in PARTS} == dict(
+        zip(PARTS, counts, strict=True)
+    )
 
 
 def test_rows_of_saliency_have_their_means_and_what_they_gained(benchmark):
