@@ -109,8 +109,6 @@ ATTEMPTS: dict[str, dict[str, Any]] = {
     "one network, the surest half alone": {"adapt_keep": 0.5, "adapt_walk": False},
     "one network, two rounds": {"adapt_rounds": 2, "adapt_steps": 200},
     "one network, labels that know the place": {"adapt_place_prior": 0.5},
-    "one network, a mean teacher with ClassMix instead": TEACHER,
-    "one network, translated by gamma alone": {"render_methods": ["gamma"]},
 }
 """On dusk, as long as ``best`` and otherwise as it is with the labels of one network."""
 LONG: dict[str, dict[str, Any]] = {BEST: NO_CONTROLS, ONE: {"adapt_networks": 1},
@@ -141,8 +139,6 @@ ROWS: dict[str, dict[str, Any]] = {
     "ours": OURS,
     "ours, plain source": {**OURS, "render_methods": [], "render_copies": 1},
     "ours, every pixel a label": {**OURS, "adapt_keep": 1.0, "adapt_walk": False},
-    "ours, unsure pixels left out": {**OURS, "adapt_walk": False},
-    "ours, labelled at one size": {**OURS, "adapt_sizes": [1.0]},
     "ours, a mean teacher with ClassMix instead": {**OURS, **TEACHER},
     BEST: {},
     ONE: {},
