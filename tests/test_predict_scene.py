@@ -1,5 +1,6 @@
 """`fewmask predict` on georeferenced scenes: the same grid, names and colours, after any stop."""
 
+import dataclasses
 import json
 import shutil
 
@@ -8,8 +9,10 @@ import pytest
 from PIL import Image
 
 from fewmask import predict_scene
+from fewmask.data.folder import DataFolder, Sample
 from fewmask.io import geotiff
 from fewmask.io.geotiff import Scene, is_georeferenced
+from fewmask.pipelines.finishing import usual_size
 from fewmask.report.figures import class_colour
 from fewmask.training import windows
 
@@ -212,6 +215,32 @@ def test_control_points_are_kept(fewmask, tiny_run, write, tmp_path):
     assert [(p.row, p.col, p.x, p.y) for p in found] == [(p.row, p.col, p.x, p.y) for p in points]
 
 
+def test_a_scene_is_not_refined_and_the_command_says_so(fewmask, tiny_run, write, tmp_path):
+    run = shutil.copytree(tiny_run.path, tmp_path / "run")
+    record = (run / "run.yaml").read_text()
+    assert record.count("predict_refine: none") == 1
+    (run / "run.yaml").write_text(record.replace("predict_refine: none",
+                                                 "predict_refine: colour_model"))  # fmt: skip
+    scene, made = write(), {}
+    for path, name in ((tiny_run.path, "plain"), (run, "refined")):
+        result = fewmask("predict", path, scene, "-o", tmp_path / name)
+        assert result.code == 0, result.err
+        assert ("not refined by colour_model" in result.out) == (name == "refined")
+        made[name] = ids_of(tmp_path / name)
+    assert np.array_equal(made["plain"], made["refined"])
+
+
+def test_of_several_domains_the_targets_images_tell_the_scale(tmp_path):
+    samples = []
+    for name, size in (("source/a", (9, 7)), ("source/b", (9, 7)), ("target/a", (30, 20))):
+        path = tmp_path / f"{name.replace('/', '-')}.png"
+        Image.new("RGB", size).save(path)
+        samples.append(Sample(name, path, None, (), name))
+    data = DataFolder(tmp_path, tuple(samples), ("a",), "domains", None)
+    assert usual_size(data) == [20, 30]
+    assert usual_size(dataclasses.replace(data, layout="images")) == [7, 9]
+
+
 def test_sixteen_bits_and_bands_by_number(fewmask, tiny_run, write, tmp_path):
     scene = write()
     pixels = np.asarray(Image.open(scene)).astype(np.uint16) * 257
@@ -229,6 +258,7 @@ def test_sixteen_bits_and_bands_by_number(fewmask, tiny_run, write, tmp_path):
         (lambda write: write(pixels=np.zeros((50, 50, 5), np.uint8), photometric=None), (), 10,
          "IMAGE-BANDS"),
         (lambda write: write(pixels=np.zeros((50, 50, 3), np.float32)), (), 10, "IMAGE-DTYPE"),
+        (lambda write: with_palette(write), (), 10, "-expand rgb"),
         (lambda write: write(), ("--bands", 7), 2, "BANDS"),
         (lambda write: write().parent, ("--image-px", 40), 2, "SCENE-MISSING"),
         (lambda write: write(), ("--image-px", 0), 2, "IMAGE-PX"),
@@ -242,6 +272,13 @@ def test_what_cannot_be_is_told(fewmask, tiny_run, write, tmp_path, make, flags,
     assert word in result.err
     assert "Traceback" not in result.err
     assert not list((tmp_path / "out").rglob("*.tif"))
+
+
+def with_palette(write):
+    path = write(pixels=np.zeros((50, 50, 1), np.uint8))
+    with rasterio.open(path, "r+") as file:
+        file.write_colormap(1, {0: (9, 9, 9, 255)})
+    return path
 
 
 def truncated(path):

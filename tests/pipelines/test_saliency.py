@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import shutil
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from fewmask.data.transforms import resize_image, to_unit
 from fewmask.errors import LeakError, UsageError
 from fewmask.io.images import read_image, read_mask
 from fewmask.models.classifier import imagenet_classifier
+from fewmask.models.fusion import Fusion
 from fewmask.pipelines import running, saliency, saliency_rows
 from fewmask.pipelines.saliency_config import PRESETS, SaliencyConfig
 from fewmask.pipelines.saliency_maps import MapMaker, edges, rows_of, stacked
@@ -188,6 +190,12 @@ def test_the_report_shows_maps_and_says_what_they_were_worth(finished):
     html = (finished[0] / "report.html").read_text()
     assert "against RGB" in html
     assert (finished[0] / "samples/maps-1.png").is_file()
+
+
+def test_every_way_for_maps_to_enter_can_be_asked_for():
+    """Its names stand twice: settings are read without torch."""
+    asked = SaliencyConfig.model_fields["segment_fusion"].annotation
+    assert get_args(asked) == get_args(Fusion)
 
 
 @pytest.mark.parametrize(("fusion", "learns"), [("gates", "strength"), ("late", "join.2.weight")])

@@ -19,6 +19,7 @@ import tifffile
 
 from fewmask.conventions import IGNORE_INDEX
 from fewmask.errors import DataError, FewmaskError, ResourceError, UsageError
+from fewmask.io.decoding import eight_bit
 
 _GEO_TAGS = (33550, 33922, 34264, 34735)
 """Pixel scale, tie and control points, transformation, key directory."""
@@ -106,9 +107,7 @@ class Scene:
     def _read(self, **how: Any) -> np.ndarray:
         bilinear = self._rasterio.enums.Resampling.bilinear
         with _as_data_error(self.path):
-            pixels = self._file.read(self._bands, resampling=bilinear, **how)
-        if pixels.dtype == np.uint16:
-            pixels = ((pixels.astype(np.uint32) + 128) // 257).astype(np.uint8)
+            pixels = eight_bit(self._file.read(self._bands, resampling=bilinear, **how))
         pixels = np.moveaxis(pixels, 0, 2)
         return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 

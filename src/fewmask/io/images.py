@@ -38,6 +38,7 @@ from fewmask.io import deep_tiff
 from fewmask.io.decoding import (
     MAX_PIXELS,
     ImageHeader,
+    eight_bit,
     header,
     load,
     opened,
@@ -224,9 +225,7 @@ def _to_rgb8(path: Path, pixels: np.ndarray) -> np.ndarray:
             path, "IMAGE-ALPHA", f"{transparent} transparent pixels", "an opaque image",
             "flatten the image onto a background of your choice",
         )  # fmt: skip
-    colours = pixels[..., :3]
-    if pixels.dtype == np.uint16:
-        colours = ((colours.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    colours = eight_bit(pixels[..., :3])
     return np.array(np.broadcast_to(colours, (*colours.shape[:2], 3)))
 
 

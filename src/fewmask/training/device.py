@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import resource
 import sys
+from pathlib import Path
 
 import torch
 
@@ -46,8 +47,16 @@ def choose_device(name: str) -> torch.device:
 
 
 def peak_gigabytes(device: torch.device) -> float:
-    """Highest memory use so far: of the GPU, or resident memory of this process."""
+    """Highest memory use so far: of the GPU, or resident memory of this process.
+
+    Linux counts into ``ru_maxrss`` what the process was forked from, so its own file is read.
+    """
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
+    status = Path("/proc/self/status")
+    if status.is_file():
+        lines = dict(line.split(":", 1) for line in status.read_text().splitlines())
+        if "VmHWM" in lines:
+            return int(lines["VmHWM"].split()[0]) * 1024 / 1e9
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / (1e9 if sys.platform == "darwin" else 1e6)

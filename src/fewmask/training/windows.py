@@ -2,8 +2,9 @@
 
 The network sees a scene at the scale of the images that it was trained on. So there are two grids:
 the scene's pixels, (H, W), and the network's cells, (h, w); a pixel lies where its centre falls.
-Windows stand on the grid of cells, at multiples of the network's stride, so that in their middle
-they give what the whole scene at once would.
+Windows stand on the grid of cells, at multiples of the network's stride, so that they pool the same
+cells together. What they give in their middle is what the whole scene at once would, but for what
+the network sees beyond their border.
 """
 
 from __future__ import annotations
