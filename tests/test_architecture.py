@@ -14,12 +14,14 @@ FILES = sorted(ROOT.rglob("*.py"))
 LAYERS = (
     {"errors", "shortages", "conventions", "randomness", "config", "torchvision_compat"},
     {"models", "losses", "attribution", "masks", "data", "io", "metrics"},
-    {"training", "report"},
+    {"training", "report", "layouts"},
     {"pipelines"},
     {
         "predict",
         "predict_scene",
         "predict_video",
+        "predict_volume",
+        "checking",
         "selection",
         "translate",
         "explaining",

@@ -77,6 +77,20 @@ def test_a_mask_lies_where_its_scene_does_and_names_its_classes(
     assert sorted(p.name for p in out.iterdir()) == ["masks", "overlays"]
 
 
+def test_its_areas_are_polygons_on_the_same_ground(fewmask, tiny_run, write, tmp_path):
+    pyogrio, shapely = pytest.importorskip("pyogrio"), pytest.importorskip("shapely")
+    from rasterio.features import rasterize
+
+    out = tmp_path / "out"
+    result = fewmask("predict", tiny_run.path, write(), "-o", out, "--polygons")
+    assert result.code == 0, result.err
+    meta, _, geometry, fields = pyogrio.raw.read(out / "polygons/scene.gpkg")
+    assert meta["crs"] == "EPSG:32648"
+    shapes = list(zip(shapely.from_wkb(geometry), map(int, fields[0]), strict=True))
+    again = rasterize(shapes, out_shape=SIZE, transform=TRANSFORM)
+    assert (again == ids_of(out)).all()
+
+
 def test_a_tile_gets_the_mask_that_it_gets_as_a_picture(fewmask, tiny_run, write, tmp_path):
     scene = write(pixels=np.asarray(Image.open(next(tiny_run.data.glob("positive/*.png")))))
     Image.fromarray(np.asarray(Image.open(scene))).save(scene.with_name("picture.png"))

@@ -150,40 +150,71 @@ def check(
     data: Path,
     /,
     *,
+    fix: Path | None = None,
     class_name: str | None = None,
     class_names: tuple[str, ...] | None = None,
     group_pattern: str | None = None,
+    bands: tuple[int, ...] = (),
+    window: tuple[float, float] | None = None,
     json: bool = False,
 ) -> None:
     """What is in a data folder and every problem at once; changes nothing. Exit 10 if problems.
 
     Args:
-        data: The folder.
+        data: The folder, as fewmask reads it (docs/data.md) or as COCO, Pascal VOC, CVAT, Label
+            Studio, Cityscapes, CamVid, nnU-Net, NIfTI or DICOM have it.
+        fix: Write a repaired copy there, that every command reads. The data stay as they are.
         class_name: Name of the one class.
         class_names: The classes in the order of their mask ids.
         group_pattern: Regular expression for groups, as in `fewmask tags`.
+        bands: With --fix: bands that are red, green and blue, or a grey one, counted from 1.
+        window: With --fix: values that become black and white, where pixels have no fixed range.
         json: One JSON object on the standard output.
     """
+    from fewmask.checking import mend, survey_foreign
     from fewmask.data.check import check_folder
+    from fewmask.layouts.records import ReadingOptions
     from fewmask.training.progress import watched
+    from fewmask.training.run_places import free_path
+
+    names = class_names or ((class_name,) if class_name else ())
+    options = ReadingOptions(names, bands, window, group_pattern)
+    fixed = fix or free_path(Path("fixed"))
+    if fix is not None:
+        mended = mend(data, fix, options)
+        _print_report(mended, json=json)
+        report, checked = mended.report, fix
+        class_name = class_names = None  # they stand in the copy
+    else:
+        foreign = survey_foreign(data, options)
+        if foreign is not None:
+            _print_report(foreign, json=json)
+            if not json:
+                tell_next(shell_command("check", data, "--fix", fixed))
+            raise SystemExit(10 if foreign.problems else 0)
+        report, checked = check_folder(
+            data,
+            watch=partial(watched, title="check", unit="image"),
+            class_name=class_name,
+            class_names=class_names,
+            group_pattern=group_pattern,
+        ).for_any_use(), data  # fmt: skip
+        _print_report(report, json=json)
+    if report.problems:
+        if fix is None and report.counts["images"] and not json:
+            tell_next(shell_command("check", data, "--fix", fixed))
+        raise SystemExit(10)
+    if not json:
+        _tell_use(checked, report.uses[0], class_name, class_names, group_pattern)
+
+
+def _tell_use(
+    data: Path, verb: str, class_name: str | None, class_names: tuple[str, ...] | None,
+    group_pattern: str | None,
+) -> None:  # fmt: skip
+    """The command that a checked folder is good for."""
     from fewmask.training.run_places import find_runs, free_path
 
-    report = check_folder(
-        data,
-        watch=partial(watched, title="check", unit="image"),
-        class_name=class_name,
-        class_names=class_names,
-        group_pattern=group_pattern,
-    ).for_any_use()
-    if json:
-        _print_json(report.as_dict())
-    else:
-        print(report.text())
-    if report.problems:
-        raise SystemExit(10)
-    if json:
-        return
-    verb = report.uses[0]
     if verb == "predict":
         finished = [run.path for run in find_runs(Path("runs")) if run.is_finished()]
         words = (verb, finished[0] if finished else "RUN", data, "-o", free_path(NEW_MASKS))
@@ -193,6 +224,7 @@ def check(
     flags += ["--class-name", class_name] if class_name else []
     flags += ["--class-names", *class_names] if class_names else []
     flags += [f"--group-pattern={group_pattern}"] if group_pattern else []
+    flags += [f"--split-file={data / 'split.csv'}"] if (data / "split.csv").is_file() else []
     tell_next(shell_command(verb, data, *flags))
 
 
@@ -334,6 +366,14 @@ def _print_table(path: Path) -> None:
     from fewmask.report.assemble import summary_table
 
     print(summary_table(path))
+
+
+def _print_report(report: Any, *, json: bool) -> None:
+    """Something with ``as_dict`` and ``text``."""
+    if json:
+        _print_json(report.as_dict())
+    else:
+        print(report.text())
 
 
 def _print_json(value: Any) -> None:

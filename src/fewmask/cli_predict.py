@@ -20,6 +20,8 @@ def predict(
     save_probs: bool = False,
     image_px: Annotated[tuple[int, ...], Parameter(negative="")] = (),
     bands: Annotated[tuple[int, ...], Parameter(negative="")] = (),
+    polygons: Annotated[bool, Parameter(negative="")] = False,
+    window: tuple[float, float] | None = None,
 ) -> None:
     """Masks (PNG, class ids) and overlays for other images, same names and sizes.
 
@@ -28,14 +30,16 @@ def predict(
 
     Args:
         run: A finished run.
-        images: An image, a folder of images, a GeoTIFF scene (needs the extra `geo`), or a video
-            (needs the extra `video`).
+        images: An image, a folder of images, a GeoTIFF scene (needs the extra `geo`), NIfTI volumes
+            or DICOM series (needs the extra `medical`), or a video (needs the extra `video`).
         out: New or empty folder; for a video, a new video with the masks laid over it.
         device: auto, cpu, cuda, cuda:1, mps.
         save_probs: Also write class probabilities (float16 .npy).
         image_px: For scenes at another resolution: height and width in the scene's px, or one
             number for both, of what an image of the run's kind shows.
         bands: Of a scene, the numbers of red, green and blue, or of one band.
+        polygons: Of a scene, also a GeoPackage of its areas.
+        window: Of volumes, values that become black and white, such as -160 240.
     """
     from fewmask.cli import NEW_MASKS, tell_next
     from fewmask.predict import predict as predict_images
@@ -45,7 +49,8 @@ def predict(
     from fewmask.training.signals import stop_on_signals
 
     if is_video(images):
-        given = {"--save-probs": save_probs, "--image-px": image_px, "--bands": bands}
+        given = {"--save-probs": save_probs, "--image-px": image_px, "--bands": bands,
+                 "--polygons": polygons, "--window": window}  # fmt: skip
         for flag in (flag for flag, value in given.items() if value):
             raise UsageError.of("VIDEO-FLAG", where=flag, found=f"a video, {images}",
                                 expected="images", fix=f"leave out {flag}")  # fmt: skip
@@ -57,7 +62,7 @@ def predict(
     with stop_on_signals():
         written = predict_images(
             opened, images, out, device=device, probs=save_probs,
-            image_px=image_px, bands=bands,
+            image_px=image_px, bands=bands, polygons=polygons, window=window,
         )  # fmt: skip
     count = "1 mask" if len(written) == 1 else f"{len(written)} masks"
     print(f"{count} in {out / 'masks'}, overlays in {out / 'overlays'}")

@@ -16,6 +16,9 @@ EXTRAS = {
     "track": "tensorboard",
     "video": "av",
     "geo": "rasterio",
+    "medical": "highdicom",
+    "coco": "pycocotools",
+    "parquet": "pyarrow",
     "bench": "torchcam",
     "dev": "pytest",
 }

@@ -17,11 +17,13 @@ from fewmask.data.label_sets import read_label_set
 from fewmask.data.roles import is_negative, role_of
 from fewmask.errors import DataError, LeakError, Problem, UsageError
 from fewmask.io.images import IMAGE_SUFFIXES, read_image, write_image, write_mask
+from fewmask.layouts.stacks import is_stack
 from fewmask.metrics.confusion import confusion_matrix, summarise
 from fewmask.pipelines.finished import predictor_of_run, read_card
 from fewmask.pipelines.running import data_folders_of, folds_of_run, recorded_settings
 from fewmask.predict_scene import SceneRequest, is_scene, predict_scene
-from fewmask.report.figures import drawn_ids, overlay
+from fewmask.predict_volume import predict_volumes
+from fewmask.report.figures import colours_like, drawn_ids, overlay
 from fewmask.training.device import choose_device
 from fewmask.training.evaluation import with_empty_background
 from fewmask.training.export import save_probs
@@ -41,8 +43,13 @@ def predict(
     probs: bool = False,
     image_px: Sequence[int] = (),
     bands: Sequence[int] = (),
+    polygons: bool = False,
+    window: tuple[float, float] | None = None,
 ) -> list[Path]:
     """Write ``OUT/masks/<name>.png`` (class ids) and ``OUT/overlays/<name>.png`` for each image.
+
+    NIfTI volumes and DICOM series give a mask of the same kind each, see
+    :func:`fewmask.predict_volume.predict_volumes`.
 
     A single georeferenced TIFF is a scene where the run ends with a segmenter: it is read by
     windows, and its mask is a GeoTIFF, see :func:`fewmask.predict_scene.predict_scene`. Where that
@@ -60,6 +67,8 @@ def predict(
         image_px: Height and width in px, or one number for both, that an image of the run's kind
             has in a scene; without it, what the run's images have.
         bands: Of a scene, see :class:`fewmask.io.geotiff.Scene`.
+        polygons: Of a scene: also write ``OUT/polygons/NAME.gpkg``.
+        window: Of volumes, values that become black and white; None: as ``fewmask check --fix``.
 
     Returns:
         The masks' paths; each mask has the size of its image.
@@ -73,13 +82,25 @@ def predict(
     predictor = predictor_of_run(run, choose_device(device))
     card = read_card(run)
     background = card.get("background", True)
+    if is_stack(images):
+        _refuse_flags(images, probs=probs, image_px=image_px, bands=bands, polygons=polygons)
+        RunFolder.require_free(out)
+        _refuse_in_data(out, run, images)
+        return predict_volumes(predictor, card, images, out, window)
+    if window is not None:
+        raise UsageError.of("VOLUME-MISSING", where="--window", found=f"{images}, no volume",
+                            expected="NIfTI or DICOM", fix="leave out --window")  # fmt: skip
     found = images_below(images)
-    if image_px or bands or (not probs and is_scene(predictor, images)):
+    if image_px or bands or polygons or (not probs and is_scene(predictor, images)):
         _refuse_in_data(out, run, images)
         request = SceneRequest.of(card, predictor, images, image_px, bands)
-        return [predict_scene(predictor, card, images, out, request)]
+        scene = predict_scene(predictor, card, images, out, request)
+        if polygons:
+            _write_polygons(scene, out / "polygons", card)
+        return [scene]
     RunFolder.require_free(out)
     _refuse_in_data(out, run, images)
+    colours = colours_like(card.get("class_colours", ()))
     written: list[Path] = []
     problems: list[Problem] = []
     for name, path in watched(found.items(), len(found), "predict", "image"):
@@ -94,7 +115,7 @@ def predict(
         for folder in ("masks", "overlays"):
             (out / folder / name).parent.mkdir(parents=True, exist_ok=True)
         write_mask(target, mask)
-        drawn = overlay(image, drawn_ids(mask, background))
+        drawn = overlay(image, drawn_ids(mask, background), colours=colours)
         write_image(out / "overlays" / f"{name}.png", drawn)
         if probs:
             save_probs(out / "probs" / f"{name}.npy", scores)
@@ -112,6 +133,24 @@ def predict(
             ),
         )
     return written
+
+
+def _refuse_flags(images: Path, **given: object) -> None:
+    """Refuse what means nothing for volumes."""
+    for name in (name for name, value in given.items() if value):
+        flag = f"--{name.replace('_', '-')}".replace("--probs", "--save-probs")
+        raise UsageError.of("VOLUME-FLAG", where=flag, found=f"volumes, {images}",
+                            expected="pictures or a scene", fix=f"leave out {flag}")  # fmt: skip
+
+
+def _write_polygons(mask: Path, folder: Path, card: Mapping[str, Any]) -> None:
+    from fewmask.io.geopackage import write_polygons
+
+    folder.mkdir(exist_ok=True)
+    background = bool(card.get("background", True))
+    write_polygons(
+        mask, folder / f"{mask.stem}.gpkg", card["class_names"], has_background=background
+    )
 
 
 def evaluate(

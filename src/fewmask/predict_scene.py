@@ -20,7 +20,7 @@ from fewmask.conventions import IGNORE_INDEX
 from fewmask.errors import CheckpointError, Interrupted, UsageError
 from fewmask.io.geotiff import BLOCK_PX, Scene, is_georeferenced
 from fewmask.io.images import write_image
-from fewmask.report.figures import COLOURS, drawn_ids, overlay
+from fewmask.report.figures import colours_like, drawn_ids, overlay
 from fewmask.training.checkpoint import write_atomically
 from fewmask.training.inference import predict_probs
 from fewmask.training.progress import watched
@@ -70,7 +70,7 @@ class SceneRequest:
         if not path.is_file() or not is_georeferenced(path):
             raise UsageError.of(
                 "SCENE-MISSING",
-                where="--image-px or --bands",
+                where="--image-px, --bands or --polygons",
                 found=f"{path}, which is no georeferenced TIFF",
                 expected="a scene; pictures are seen whole, by their own colours",
                 fix="leave these out, or give one GeoTIFF",
@@ -167,9 +167,10 @@ def _write(progress: _Progress, card: dict[str, Any], scene: Scene, out: Path) -
     background = bool(card.get("background", True))
     small = scene.small(OVERVIEW_PX)
     ids = drawn_ids(progress.small(small.shape[:2]), background)
-    write_image(out / "overlays" / f"{target.stem}.jpg", overlay(small, ids))
+    palette = colours_like(card.get("class_colours", ()))
+    write_image(out / "overlays" / f"{target.stem}.jpg", overlay(small, ids, colours=palette))
     names = ["background"] * background + list(card["class_names"])
-    colours = COLOURS[drawn_ids(np.arange(len(names)), background)]
+    colours = palette[drawn_ids(np.arange(len(names)), background)]
     colours[: int(background)] = 0
     with scene.writer(target, names, colours) as writer:
         for top in range(0, scene.size[0], BLOCK_PX):

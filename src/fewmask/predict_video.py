@@ -10,7 +10,7 @@ from fewmask.errors import DataError, Problem
 from fewmask.io.video import VIDEO_SUFFIXES, VideoReader, VideoWriter, require_output
 from fewmask.pipelines.finished import predictor_of_run, read_card
 from fewmask.pipelines.running import data_folders_of
-from fewmask.report.figures import drawn_ids, overlay
+from fewmask.report.figures import colours_like, drawn_ids, overlay
 from fewmask.training.device import choose_device
 from fewmask.training.progress import watched
 from fewmask.training.run_folder import RunFolder
@@ -67,7 +67,8 @@ def predict_video(run: RunFolder, clip: Path, out: Path, *, device: str = "auto"
     for folder in data_folders_of(run):
         refuse_inside(out, folder)
     predictor = predictor_of_run(run, choose_device(device))
-    background = read_card(run).get("background", True)
+    card = read_card(run)
+    background, colours = card.get("background", True), colours_like(card.get("class_colours", ()))
     started, in_masks, frames = time.monotonic(), 0.0, 0
     broken: DataError | None = None
     with VideoReader(clip) as reader:
@@ -87,7 +88,7 @@ def predict_video(run: RunFolder, clip: Path, out: Path, *, device: str = "auto"
                 before = time.monotonic()
                 mask = predictor.mask_of_probs(frame.image, predictor.probs(frame.image))
                 in_masks += time.monotonic() - before
-                drawn = overlay(frame.image, drawn_ids(mask, background))
+                drawn = overlay(frame.image, drawn_ids(mask, background), colours=colours)
                 writer.write(frame._replace(image=drawn))
                 frames += 1
         rate = float(reader.rate)

@@ -9,7 +9,7 @@ import tifffile
 from PIL import Image
 
 from fewmask.errors import DataError, ResourceError, UsageError
-from fewmask.io import images
+from fewmask.io import images, whole_files
 from fewmask.io.images import (
     image_size,
     read_header,
@@ -290,7 +290,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_rest(tmp_path, monkeypatch):
     def full(_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(images.os, "fsync", full)
+    monkeypatch.setattr(whole_files.os, "fsync", full)
     with pytest.raises(ResourceError, match="No space left"):
         write_mask(tmp_path / "m.png", np.zeros((2, 2), np.uint8))
     assert [path.name for path in tmp_path.iterdir()] == ["m.png"]

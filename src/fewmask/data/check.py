@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -94,8 +94,9 @@ class CheckReport:
 
     def text(self) -> str:
         """Plain text for a terminal; of many problems of one code, the first ten."""
-        lines = [f"{name}: {_numbers(number)}" for name, number in self.counts.items()]
-        lines += _listed("Notes", self.notes) + _listed("Problems", self.problems)
+        lines = (
+            counted(self.counts) + listed("Notes", self.notes) + listed("Problems", self.problems)
+        )
         if not self.problems:
             lines.append("No problems found.")
         usable = ", ".join(f"fewmask {name}" for name in self.uses) or "nothing until mended"
@@ -293,6 +294,11 @@ def _tally(names: Iterable[str]) -> dict[str, int]:
     return dict(Counter(names).most_common())
 
 
+def counted(counts: Mapping[str, object]) -> list[str]:
+    """Lines of text about counts, plain or by name."""
+    return [f"{name}: {_numbers(number)}" for name, number in counts.items()]
+
+
 def _numbers(number: object) -> str:
     if not isinstance(number, dict):
         return str(number)
@@ -300,14 +306,21 @@ def _numbers(number: object) -> str:
     return ", ".join(shown + ["..."] * (len(number) > 8)) or "none"
 
 
-def _listed(title: str, problems: Sequence[Problem]) -> list[str]:
+def listed(title: str, problems: Sequence[Problem], remedy: str = "Fix") -> list[str]:
+    """Lines of text about problems, of many with one code the first ten; none without any.
+
+    Args:
+        title: What they are.
+        problems: They themselves.
+        remedy: What their ``fix`` is called: something to do, or something done.
+    """
     if not problems:
         return []
     lines, seen = ["", f"{title} ({len(problems)}):"], Counter[str]()
     for problem in problems:
         seen[problem.code] += 1
         if seen[problem.code] <= _SHOWN_PER_CODE:
-            lines.append(f"  {problem}")
+            lines.append(f"  {problem}".replace(". Fix: ", f". {remedy}: "))
     for code, number in seen.items():
         if number > _SHOWN_PER_CODE:
             lines.append(f"  ... and {number - _SHOWN_PER_CODE} more {code}")

@@ -45,6 +45,7 @@ class DataFolder:
         layout: How the folder is arranged.
         mask_encoding: What the masks' values mean; None without masks.
         has_background: Whether id 0 is what belongs to none of the classes.
+        class_colours: Of the classes, such as ``#1f77b4`` or empty; without any, none.
         label_sets: For ``domains``, in place of an encoding: by the first part of the samples' ids.
     """
 
@@ -54,6 +55,7 @@ class DataFolder:
     layout: Layout
     mask_encoding: MaskEncoding | None
     has_background: bool = True
+    class_colours: tuple[str, ...] = ()
     label_sets: Mapping[str, LabelSet] = field(default_factory=dict)
 
     def encoding_of(self, sample: Sample) -> MaskEncoding | LabelSet | None:

@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from fewmask.data.classes_csv import CLASSES_FILE, find_classes
 from fewmask.data.files import (
     Listing,
     composed,
@@ -18,7 +19,7 @@ from fewmask.data.files import (
     outside,
     shown,
 )
-from fewmask.data.groups import group_in, read_group_pattern
+from fewmask.data.groups import GROUPS_FILE, find_groups, group_in, read_group_pattern
 from fewmask.data.mask_encoding import conclude_encoding, read_values
 from fewmask.data.records import DataFolder, Layout, Sample
 from fewmask.data.roles import is_negative, is_part, role_in, role_of
@@ -26,6 +27,7 @@ from fewmask.data.tags_csv import read_tags
 from fewmask.errors import Problem, UsageError
 
 _OTHER_MASKS = {".npy", ".npz", ".mat", ".json", ".xml"}
+_OURS = {CLASSES_FILE, GROUPS_FILE, "split.csv", "repairs.csv"}
 _TABLES = {".csv", ".tsv", ".xls", ".xlsx", ".ods"}
 
 
@@ -133,12 +135,19 @@ def scan_folder(
         scan.report("FOLDER-UNREADABLE", root, error.strerror or str(error), "a readable folder",
                     "give yourself the right to list it (chmod u+rx)")  # fmt: skip
         return scan
+    classes, problems = find_classes(root)
+    scan.problems += problems
+    if wanted is None and classes:
+        wanted = tuple(each.name for each in classes)
     layout, samples, found_names = _list_samples(root, pattern, scan)
     if not samples and not scan.problems:
         scan.report(
             "FOLDER-EMPTY", root, "no images", "positive/ and negative/, images/, or image files",
             "see docs/data.md for the layouts",
         )  # fmt: skip
+    groups, problems = find_groups(root, {sample.id for sample in samples})
+    scan.problems += problems
+    samples = tuple(replace(s, group=groups.get(s.id, s.group)) for s in samples)
     samples, names = _name_classes(samples, found_names, class_name, wanted, layout, scan)
     samples = _pair_masks(root, samples, layout, scan)
     scan.note_left_out()
@@ -153,7 +162,12 @@ def scan_folder(
     scan.notes += reading.notes
     if require_tags:
         _require_two_kinds(root, layout, samples, scan)
-    scan.folder = DataFolder(root, samples, reading.class_names, layout, reading.encoding)
+    colour_of = {each.name: each.hexed for each in classes}
+    colours = tuple(colour_of.get(name, "") for name in reading.class_names)
+    scan.folder = DataFolder(
+        root, samples, reading.class_names, layout, reading.encoding,
+        class_colours=colours if any(colours) else (),
+    )  # fmt: skip
     return scan
 
 
@@ -368,7 +382,7 @@ def _require_two_kinds(root: Path, layout: Layout, samples: tuple[Sample, ...], 
     if samples and layout == "images":
         fix = "sort the images into positive/ and negative/, or add tags.csv"
         for path in sorted(root.iterdir(), reverse=True):
-            if path.suffix.lower() in _TABLES and path.name[0] != ".":
+            if path.suffix.lower() in _TABLES and path.name not in _OURS and path.name[0] != ".":
                 how = "rename it to tags.csv"
                 if path.suffix.lower() != ".csv":
                     how = "export it to tags.csv as `CSV UTF-8`"

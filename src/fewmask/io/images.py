@@ -24,8 +24,7 @@ MASK-DTYPE         not whole numbers
 
 from __future__ import annotations
 
-import os
-import secrets
+import io
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +32,7 @@ import numpy as np
 from PIL import Image, ImageOps
 from PIL.TiffImagePlugin import TiffImageFile
 
-from fewmask.errors import ResourceError, UsageError
+from fewmask.errors import UsageError
 from fewmask.io import deep_tiff
 from fewmask.io.decoding import (
     MAX_PIXELS,
@@ -47,6 +46,7 @@ from fewmask.io.decoding import (
     require_channels_and_depth,
     stored_bits,
 )
+from fewmask.io.whole_files import write_whole
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -56,6 +56,7 @@ __all__ = [
     "read_header",
     "read_image",
     "read_mask",
+    "write_grey16",
     "write_image",
     "write_mask",
 ]
@@ -198,6 +199,26 @@ def write_image(path: Path | str, image: np.ndarray) -> None:
     _write_atomically(path, Image.fromarray(image), chosen, **options)
 
 
+def write_grey16(path: Path | str, image: np.ndarray) -> None:
+    """Write 16-bit grey pixels as PNG; the file appears whole or not at all.
+
+    Args:
+        path: Target, suffix ``.png``.
+        image: ``(H, W)`` uint16 in [0, 65535].
+
+    Raises:
+        UsageError: Wrong suffix, shape or dtype.
+        ResourceError: The disk refuses.
+    """
+    path, image = Path(path), np.asarray(image)
+    if path.suffix.lower() != ".png" or image.dtype != np.uint16 or image.ndim != 2:
+        raise UsageError.of(
+            "IMAGE-DTYPE", where=path, found=f"{image.dtype} of shape {image.shape}",
+            expected="(H, W) uint16 and the suffix .png", fix="scale the pixels to 0..65535",
+        )  # fmt: skip
+    _write_atomically(path, Image.fromarray(image), "PNG")
+
+
 def _require_supported(path: Path, image: Image.Image) -> None:
     if image.mode not in _EIGHT_BIT | _WITH_ALPHA | _SIXTEEN_BIT:
         refuse_dtype(path, image.mode)
@@ -243,18 +264,6 @@ def _single_channel(path: Path, pixels: np.ndarray) -> np.ndarray:
 
 
 def _write_atomically(path: Path, image: Image.Image, chosen: str, **options: Any) -> None:
-    temporary = path.with_name(f".{path.name[:200]}.{secrets.token_hex(4)}.tmp")
-    try:
-        with temporary.open("xb") as stream:
-            image.save(stream, format=chosen, **options)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise ResourceError.of(
-            "DISK-WRITE", where=path, found=error.strerror or error,
-            expected="a folder that exists, may be written and has room",
-            fix="free space or choose another folder",
-        ) from error  # fmt: skip
-    finally:
-        temporary.unlink(missing_ok=True)
+    stream = io.BytesIO()
+    image.save(stream, format=chosen, **options)
+    write_whole(path, stream.getvalue())

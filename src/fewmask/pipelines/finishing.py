@@ -78,6 +78,7 @@ def _write_weights(
     card = {
         "kind": "evidence",
         "class_names": list(work.class_names),
+        "class_colours": list(work.data.class_colours),
         "background": work.data.has_background,
         "image_size": list(config.working_size),
         "image_px": usual_size(work.data),

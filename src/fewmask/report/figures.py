@@ -78,6 +78,25 @@ COLOURS: NDArray[np.uint8] = np.array([class_colour(i) for i in range(256)], np.
 """Of each id, (256, 3); of 0 and 255 not used."""
 
 
+def colours_like(given: Sequence[str]) -> NDArray[np.uint8]:
+    """:data:`COLOURS` with those that a data set has given its classes.
+
+    >>> colours_like(["#1f77b4", ""])[1:3].tolist() == [[31, 119, 180], list(class_colour(2))]
+    True
+
+    Args:
+        given: Of each class, such as ``#1f77b4``; empty where it has none.
+
+    Returns:
+        (256, 3) uint8 by id as drawn, 1 for the first class.
+    """
+    colours = COLOURS.copy()
+    for number, text in enumerate(given, 1):
+        if text:
+            colours[number] = tuple(bytes.fromhex(text.removeprefix("#")))
+    return colours
+
+
 def drawn_ids(mask: NDArray, has_background: bool) -> NDArray:
     """Ids as :func:`overlay` draws them: where id 0 is a class too, each is one higher.
 
@@ -89,7 +108,12 @@ def drawn_ids(mask: NDArray, has_background: bool) -> NDArray:
     return np.where(mask == IGNORE_INDEX, IGNORE_INDEX, mask.astype(np.int64) + 1)
 
 
-def overlay(image: NDArray[np.uint8], mask: NDArray, alpha: float = 0.45) -> NDArray[np.uint8]:
+def overlay(
+    image: NDArray[np.uint8],
+    mask: NDArray,
+    alpha: float = 0.45,
+    colours: NDArray[np.uint8] = COLOURS,
+) -> NDArray[np.uint8]:
     """Draw class ids over an image: tinted areas with a line of full colour, 1 px, just inside.
 
     Background stays as it is; ignored pixels get a grey diagonal hatch.
@@ -98,6 +122,7 @@ def overlay(image: NDArray[np.uint8], mask: NDArray, alpha: float = 0.45) -> NDA
         image: uint8 (H, W, 3).
         mask: Class ids (H, W), integer or bool; 255 is ignored.
         alpha: Share of the class colour in the tint, 0..1.
+        colours: Of each id, uint8 (256, 3).
 
     Returns:
         uint8 (H, W, 3), a new array.
@@ -113,11 +138,11 @@ def overlay(image: NDArray[np.uint8], mask: NDArray, alpha: float = 0.45) -> NDA
     """
     ids = np.asarray(mask).astype(np.uint8)
     _check_image(image, ids.shape)
-    shades = np.rint((1.0 - alpha) * np.arange(256) + alpha * COLOURS[..., None])
+    shades = np.rint((1.0 - alpha) * np.arange(256) + alpha * colours[..., None])
     shades[[0, IGNORE_INDEX]] = np.arange(256)  # these have no colour
     drawn = shades.astype(np.uint8)[ids[..., None], np.arange(3), image]
     lines = _borders(ids) & (ids > 0) & (ids != IGNORE_INDEX)
-    drawn[lines] = COLOURS[ids[lines]]
+    drawn[lines] = colours[ids[lines]]
     rows, columns = np.ogrid[: ids.shape[0], : ids.shape[1]]
     hatch = (ids == IGNORE_INDEX) & ((rows + columns) % HATCH_PERIOD_PX < 2)
     drawn[hatch] = IGNORE_GREY

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from fewmask.config import Settings
+from fewmask.data.classes_csv import CLASSES_FILE
 from fewmask.data.content import digest_of
 from fewmask.data.copies import find_copies, fingerprint
 from fewmask.data.folder import DataFolder, Sample
@@ -90,8 +91,13 @@ class Workspace:
 
     @cached_property
     def mask_facts(self) -> list[tuple[str, str | None]]:
-        """Id and SHA-256 of the true mask's file, if there is one, of each image."""
+        """Id and SHA-256 of the true mask's file, if there is one, of each image.
+
+        What the ids are called belongs to them, where a file says it.
+        """
         masks = [(s.id, s.mask_path) for s in self.data.samples]
+        names = self.data.root / CLASSES_FILE
+        masks += [(CLASSES_FILE, names)] if names.is_file() else []
         return [(name, sha256_file(path) if path else None) for name, path in masks]
 
     @cached_property

@@ -1,0 +1,1 @@
+"""Data sets as other tools arrange them: recognised, read, and written anew as a plain folder."""

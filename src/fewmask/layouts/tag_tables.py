@@ -1,0 +1,238 @@
+"""Tables of tags as people write them: other names of columns, other encodings, Parquet.
+
+A column of file names, then either one column of tags (``cat;dog``) or columns of 0 and 1. What
+``tags.csv`` of a plain folder must look like is stricter, see :mod:`fewmask.data.tags_csv`.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections import Counter, defaultdict
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from fewmask.data.files import composed
+from fewmask.errors import ResourceError
+from fewmask.layouts.records import Source
+
+TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
+FILE_COLUMNS = ("file", "image", "filename", "file_name", "filepath", "path", "img", "name",
+                "image_id", "id")  # fmt: skip
+TAG_COLUMNS = ("tags", "tag", "labels", "label", "classes", "class", "category")
+_TRUE, _FALSE = {"1", "1.0", "true", "yes"}, {"0", "0.0", "false", "no", ""}
+OUR_TABLES = ("classes.csv", "groups.csv", "split.csv", "repairs.csv")
+_LARGEST_BYTES = 500_000_000
+
+
+@dataclass
+class Table:
+    """Tags and groups by the file name that a row has.
+
+    Attributes:
+        tags: Names of the classes of each row's image.
+        groups: Groups of the images that have one.
+        class_names: All tags: in the order of the columns, or sorted.
+    """
+
+    tags: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
+    class_names: tuple[str, ...] = ()
+
+
+def find_table(folder: Path) -> Path | None:
+    """The table of tags in a folder: ``tags.csv``, or the only one whose columns can be one."""
+    files = [
+        path
+        for path in sorted(folder.iterdir())
+        if path.suffix.lower() in TABLE_SUFFIXES and path.is_file() and path.name[0] != "."
+    ]
+    if named := [path for path in files if path.stem.casefold() == "tags"]:
+        return named[0]
+    others = [path for path in files if path.name not in OUR_TABLES]
+    return others[0] if len(others) == 1 else None
+
+
+def read_table(path: Path, source: Source) -> Table:
+    """Read a table; what it cannot make sense of is told, and left out.
+
+    Raises:
+        ResourceError: a Parquet file, and pyarrow is not installed.
+    """
+    rows = _parquet(path, source) if path.suffix.lower() == ".parquet" else _text(path, source)
+    table = Table()
+    if not rows:
+        return table
+    columns = list(rows[0])
+    known = {name.casefold(): name for name in columns}
+    file_column = next((known[name] for name in FILE_COLUMNS if name in known), None)
+    if file_column is None:
+        source.report("TAGS-COLUMN", path, f"the columns {', '.join(columns)}",
+                      "a column of file names", "name it `file`")  # fmt: skip
+        return table
+    tag_column = next((known[name] for name in TAG_COLUMNS if name in known), None)
+    group_column = known.get("group")
+    rest = [name for name in columns if name not in (file_column, tag_column, group_column)]
+    if tag_column is not None and _is_flags(rows, tag_column) and _is_truly_flag(rows, tag_column):
+        rest, tag_column = [tag_column, *rest], None
+    flags = [name for name in rest if tag_column is None and _is_flags(rows, name)]
+    if unread := [name for name in rest if name not in flags]:
+        source.repaired("TAGS-COLUMN", path, f"the columns {', '.join(unread)}",
+                        "file, group, and `tags` or columns of 0 and 1", "left out")  # fmt: skip
+    if tag_column is None and not flags:
+        source.report("TAGS-COLUMN", path, "no column of tags", "`tags`, or columns of 0 and 1",
+                      "add one")  # fmt: skip
+        return table
+    for row in rows:
+        name = row[file_column].strip().replace("\\", "/")
+        if not name:
+            continue
+        if tag_column is not None:
+            tags = tuple(
+                sorted({tag.strip() for tag in re.split(r"[;,|]", row[tag_column])} - {""})
+            )
+        else:
+            tags = tuple(column for column in flags if row[column].strip().lower() in _TRUE)
+        if name in table.tags and table.tags[name] != tags:
+            source.report("TAGS-TWICE", path, f"{name!r} twice, with different tags",
+                          "one row per image", "remove one of the rows")  # fmt: skip
+            continue
+        table.tags[name] = tags
+        if group_column is not None and row[group_column].strip():
+            table.groups[name] = row[group_column].strip()
+    table.class_names = tuple(flags) or tuple(sorted(set().union(*table.tags.values(), set())))
+    return _one_spelling(table, path, source)
+
+
+def match_rows(
+    names: Collection[str], files: Mapping[str, Path], path: Path, source: Source
+) -> dict[str, str]:
+    """Which image each row is about: by its path, its name, or its stem, in any case.
+
+    Args:
+        names: File names of the rows.
+        files: Images by their ids.
+        path: The table.
+        source: Receives what is left out.
+
+    Returns:
+        Row's file name to image id; where a name fits several images, none.
+    """
+    keys: dict[str, set[str]] = defaultdict(set)
+    for identity, file in files.items():
+        for key in (identity, f"{identity}{file.suffix}", file.name, file.stem):
+            keys[key].add(identity)
+            keys[key.casefold()].add(identity)
+    found: dict[str, str] = {}
+    lost = []
+    for name in names:
+        parts = PurePosixPath(composed(name)).parts
+        tails = ["/".join(parts[start:]) for start in range(len(parts))]
+        tails += [str(PurePosixPath(tail).with_suffix("")) for tail in tails]
+        fits = next((keys[k] for t in tails for k in (t, t.casefold()) if k in keys), set())
+        if len(fits) == 1 and (one := next(iter(fits))) not in found.values():
+            found[name] = one
+        else:
+            lost.append(name)
+    if lost:
+        source.repaired("TAGS-NO-FILE", path, f"{len(lost)} rows without an image of their own: "
+                        f"{', '.join(map(repr, lost[:3]))}", "an image for each row",
+                        "left out")  # fmt: skip
+    return found
+
+
+def _one_spelling(table: Table, path: Path, source: Source) -> Table:
+    """Tags that differ in case only become the most frequent spelling."""
+    counts = Counter(tag for tags in table.tags.values() for tag in tags)
+    best: dict[str, str] = {}
+    for name in table.class_names:
+        old = best.get(name.casefold())
+        best[name.casefold()] = name if old is None or counts[name] > counts[old] else old
+    if len(best) == len(table.class_names):
+        return table
+    several = [name for name in table.class_names if best[name.casefold()] != name]
+    source.repaired("TAGS-VALUE", path, f"tags that differ in case only: {', '.join(several)}",
+                    "one spelling of each tag", "the most frequent spelling")  # fmt: skip
+    table.class_names = tuple(dict.fromkeys(best[n.casefold()] for n in table.class_names))
+    table.tags = {
+        name: tuple(dict.fromkeys(best[tag.casefold()] for tag in tags))
+        for name, tags in table.tags.items()
+    }
+    return table
+
+
+def _is_flags(rows: list[dict[str, str]], column: str) -> bool:
+    return all(row[column].strip().lower() in _TRUE | _FALSE for row in rows)
+
+
+def _is_truly_flag(rows: list[dict[str, str]], column: str) -> bool:
+    return any(row[column].strip() for row in rows)
+
+
+def _text(path: Path, source: Source) -> list[dict[str, str]]:
+    try:
+        if path.stat().st_size > _LARGEST_BYTES:
+            source.report("TAGS-FORMAT", path, "more than 500 MB", "a table of tags", "split it")
+            return []
+        data = path.read_bytes()
+    except OSError as error:
+        source.report("TAGS-UNREADABLE", path, error.strerror or str(error), "a readable file",
+                      "check its permissions")  # fmt: skip
+        return []
+    try:
+        text = data.decode("utf-16" if data[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig")
+    except UnicodeDecodeError:
+        text = data.decode("cp1252", "replace")
+        source.repaired("TAGS-ENCODING", path, "bytes that are not UTF-8", "UTF-8",
+                        "read as Windows-1252, as spreadsheets save tables")  # fmt: skip
+    header = text.partition("\n")[0]
+    delimiter = max(",;\t|", key=header.count)
+    try:
+        lines = list(csv.reader(StringIO(text, newline=""), delimiter=delimiter))
+    except csv.Error as error:
+        source.report("TAGS-FORMAT", path, str(error), "a CSV file", "save the table again")
+        return []
+    lines = [cells for cells in lines if any(cell.strip() for cell in cells)]
+    if len(lines) < 2:
+        source.report("TAGS-EMPTY", path, "no row", "one row per image", "fill the table")
+        return []
+    columns = [composed(cell.strip()) for cell in lines[0]]
+    ragged = [cells for cells in lines[1:] if len(cells) != len(columns)]
+    if ragged:
+        source.repaired("TAGS-FORMAT", path, f"{len(ragged)} rows with another number of cells",
+                        f"{len(columns)} cells as in the header", "left out")  # fmt: skip
+    return [
+        dict(zip(columns, map(composed, cells), strict=True))
+        for cells in lines[1:]
+        if len(cells) == len(columns)
+    ]
+
+
+def _parquet(path: Path, source: Source) -> list[dict[str, str]]:
+    try:
+        from pyarrow import ArrowException, parquet
+    except ImportError:
+        raise ResourceError.of("PARQUET-PACKAGE", where="pyarrow", found="not installed",
+                               expected="pyarrow, which reads Parquet",
+                               fix='pip install "fewmask[parquet]"') from None  # fmt: skip
+    try:
+        rows = parquet.read_table(path).to_pylist()
+    except (OSError, ValueError, ArrowException) as error:
+        source.report("TAGS-FORMAT", path, str(error).splitlines()[0], "a Parquet file",
+                      "write it again")  # fmt: skip
+        return []
+    return [{composed(str(k)): _cell(v) for k, v in row.items()} for row in rows]
+
+
+def _cell(value: Any) -> str:
+    """A cell as a CSV file would have it; lists of tags are joined."""
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple):
+        return ";".join(map(_cell, value))
+    if isinstance(value, bool):
+        return str(int(value))
+    return composed(str(value))
