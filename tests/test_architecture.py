@@ -20,6 +20,7 @@ LAYERS = (
         "predict",
         "predict_scene",
         "predict_video",
+        "predict_formats",
         "predict_volume",
         "checking",
         "selection",

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fewmask.api import Run, adapt, factory, resume_run, saliency, tags, train
+    from fewmask.checking import check, mend
     from fewmask.errors import FewmaskError
     from fewmask.explaining import explain
     from fewmask.selection import select
@@ -22,8 +23,10 @@ __all__ = [
     "Run",
     "__version__",
     "adapt",
+    "check",
     "explain",
     "factory",
+    "mend",
     "resume_run",
     "saliency",
     "select",
@@ -35,8 +38,10 @@ _HOME = {
     "FewmaskError": "fewmask.errors",
     "Run": "fewmask.api",
     "adapt": "fewmask.api",
+    "check": "fewmask.checking",
     "explain": "fewmask.explaining",
     "factory": "fewmask.api",
+    "mend": "fewmask.checking",
     "resume_run": "fewmask.api",
     "saliency": "fewmask.api",
     "select": "fewmask.selection",

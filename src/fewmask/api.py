@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -52,19 +51,9 @@ class Run:
         """``report.html``."""
         return self.path / "report.html"
 
-    def predict(
-        self,
-        images: str | Path,
-        out: str | Path,
-        *,
-        device: str = "auto",
-        image_px: Sequence[int] = (),
-        bands: Sequence[int] = (),
-    ) -> list[Path]:
-        """Masks and overlays of other images; see :func:`fewmask.predict.predict`."""
-        return predict(
-            self.folder, Path(images), Path(out), device=device, image_px=image_px, bands=bands
-        )
+    def predict(self, images: str | Path, out: str | Path, **options: Any) -> list[Path]:
+        """Masks of other images, scenes or volumes; see :func:`fewmask.predict.predict`."""
+        return predict(self.folder, Path(images), Path(out), **options)
 
     def translate(
         self, images: str | Path, out: str | Path, *, to: Literal["target", "source"] = "target"

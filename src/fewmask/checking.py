@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -58,43 +59,91 @@ class Mended:
         return "\n".join([*lines, "", f"The copy, {self.written} images:", self.report.text()])
 
 
-def survey_foreign(root: Path, options: ReadingOptions) -> Survey | None:
-    """What is in a folder as another tool arranges it; None for a plain folder.
+def check(
+    data: str | Path,
+    *,
+    class_name: str | None = None,
+    class_names: Sequence[str] = (),
+    group_pattern: str | None = None,
+    bands: Sequence[int] = (),
+    window: tuple[float, float] | None = None,
+) -> CheckReport | Survey:
+    """What is in a data folder and everything that is wrong with it; nothing is written.
+
+    Args:
+        data: The folder.
+        class_name: Name of the one class.
+        class_names: The classes in the order of their mask ids.
+        group_pattern: Regular expression searched in a file's stem; its first group is the group.
+        bands: Numbers, from 1, of bands that are red, green and blue, or a grey one.
+        window: Values that become black and white, where pixels have no fixed range.
+
+    Returns:
+        Of a plain folder its :class:`~fewmask.data.check.CheckReport`; of one that another tool
+        has arranged, a :class:`~fewmask.layouts.survey.Survey` of what :func:`mend` would write.
+        Both have ``text()`` and ``as_dict()``.
 
     Raises:
         UsageError: options that make no sense.
         ResourceError: a package that the arrangement needs is not installed.
     """
-    if not is_foreign(root):
-        return None
-    with warnings.catch_warnings():  # decoders warn about files that are reported anyway
-        warnings.simplefilter("ignore")
-        source = read_any(root, options)
-        return survey(source, partial(watched, title="check", unit="image"))
+    root = Path(data)
+    names = tuple(class_names) or ((class_name,) if class_name else ())
+    options = ReadingOptions(names, tuple(bands), window, group_pattern)
+    if is_foreign(root):
+        with _quiet_decoders():
+            return survey(read_any(root, options), partial(watched, title="check", unit="image"))
+    return check_folder(
+        root,
+        watch=partial(watched, title="check", unit="image"),
+        class_name=class_name,
+        class_names=tuple(class_names) or None,
+        group_pattern=group_pattern,
+    ).for_any_use()
 
 
-def mend(root: Path, out: Path, options: ReadingOptions) -> Mended:
+def mend(
+    data: str | Path,
+    out: str | Path,
+    *,
+    class_names: Sequence[str] = (),
+    group_pattern: str | None = None,
+    bands: Sequence[int] = (),
+    window: tuple[float, float] | None = None,
+) -> Mended:
     """Write a repaired, plain copy of a data set in any arrangement, and check it.
 
     Args:
-        root: The data; nothing in it is written.
+        data: The folder; nothing in it is written.
         out: A new or empty folder outside it.
-        options: What the files do not say.
+        class_names: As for :func:`check`, like all that follows.
+        group_pattern: The same.
+        bands: The same.
+        window: The same.
 
     Raises:
         UsageError: ``out`` holds something, or options make no sense.
-        DataError: no such folder, ``out`` is inside it, or there is no image that can be read.
+        DataError: no such folder, or ``out`` is inside it.
         ResourceError: a package is not installed, or the disk refuses.
     """
-    RunFolder.require_free(out)
-    refuse_inside(out, root, "--fix")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    root, target = Path(data), Path(out)
+    options = ReadingOptions(tuple(class_names), tuple(bands), window, group_pattern)
+    RunFolder.require_free(target)
+    refuse_inside(target, root, "--fix")
+    with _quiet_decoders():
         source = read_any(root, options)
-        written = write_plain(source, out, partial(watched, title="write", unit="image"))
+        written = write_plain(source, target, partial(watched, title="write", unit="image"))
         report = check_folder(
-            out,
+            target,
             watch=partial(watched, title="check", unit="image"),
-            group_pattern=options.group_pattern,
+            group_pattern=group_pattern,
         ).for_any_use()
     return Mended(source, written, report)
+
+
+@contextmanager
+def _quiet_decoders() -> Iterator[None]:
+    """Decoders warn about files that are reported anyway."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TextIO
 
@@ -171,41 +170,32 @@ def check(
         window: With --fix: values that become black and white, where pixels have no fixed range.
         json: One JSON object on the standard output.
     """
-    from fewmask.checking import mend, survey_foreign
-    from fewmask.data.check import check_folder
-    from fewmask.layouts.records import ReadingOptions
-    from fewmask.training.progress import watched
+    from fewmask.checking import check as check_data
+    from fewmask.checking import mend
+    from fewmask.data.check import CheckReport
     from fewmask.training.run_places import free_path
 
-    names = class_names or ((class_name,) if class_name else ())
-    options = ReadingOptions(names, bands, window, group_pattern)
-    fixed = fix or free_path(Path("fixed"))
+    options: dict[str, Any] = {
+        "group_pattern": group_pattern, "bands": bands, "window": window
+    }  # fmt: skip
     if fix is not None:
-        mended = mend(data, fix, options)
+        names = class_names or ((class_name,) if class_name else ())
+        mended = mend(data, fix, class_names=names, **options)
         _print_report(mended, json=json)
-        report, checked = mended.report, fix
-        class_name = class_names = None  # they stand in the copy
-    else:
-        foreign = survey_foreign(data, options)
-        if foreign is not None:
-            _print_report(foreign, json=json)
-            if not json:
-                tell_next(shell_command("check", data, "--fix", fixed))
-            raise SystemExit(10 if foreign.problems else 0)
-        report, checked = check_folder(
-            data,
-            watch=partial(watched, title="check", unit="image"),
-            class_name=class_name,
-            class_names=class_names,
-            group_pattern=group_pattern,
-        ).for_any_use(), data  # fmt: skip
-        _print_report(report, json=json)
-    if report.problems:
-        if fix is None and report.counts["images"] and not json:
-            tell_next(shell_command("check", data, "--fix", fixed))
-        raise SystemExit(10)
-    if not json:
-        _tell_use(checked, report.uses[0], class_name, class_names, group_pattern)
+        if mended.report.problems:
+            raise SystemExit(10)
+        if not json:
+            _tell_use(fix, mended.report.uses[0], None, None, None)  # names stand in the copy
+        return
+    report = check_data(data, class_name=class_name, class_names=class_names or (), **options)
+    _print_report(report, json=json)
+    if json:
+        pass
+    elif isinstance(report, CheckReport) and not report.problems:
+        _tell_use(data, report.uses[0], class_name, class_names, group_pattern)
+    elif report.counts["images"]:
+        tell_next(shell_command("check", data, "--fix", free_path(Path("fixed"))))
+    raise SystemExit(10 if report.problems else 0)
 
 
 def _tell_use(

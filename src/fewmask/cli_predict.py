@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -22,6 +22,7 @@ def predict(
     bands: Annotated[tuple[int, ...], Parameter(negative="")] = (),
     polygons: Annotated[bool, Parameter(negative="")] = False,
     window: tuple[float, float] | None = None,
+    to: Annotated[tuple[Literal["coco", "cvat", "label-studio"], ...], Parameter(negative="")] = (),
 ) -> None:
     """Masks (PNG, class ids) and overlays for other images, same names and sizes.
 
@@ -40,6 +41,7 @@ def predict(
         bands: Of a scene, the numbers of red, green and blue, or of one band.
         polygons: Of a scene, also a GeoPackage of its areas.
         window: Of volumes, values that become black and white, such as -160 240.
+        to: Of a folder of images, also files that these tools import.
     """
     from fewmask.cli import NEW_MASKS, tell_next
     from fewmask.predict import predict as predict_images
@@ -50,7 +52,7 @@ def predict(
 
     if is_video(images):
         given = {"--save-probs": save_probs, "--image-px": image_px, "--bands": bands,
-                 "--polygons": polygons, "--window": window}  # fmt: skip
+                 "--polygons": polygons, "--window": window, "--to": to}  # fmt: skip
         for flag in (flag for flag, value in given.items() if value):
             raise UsageError.of("VIDEO-FLAG", where=flag, found=f"a video, {images}",
                                 expected="images", fix=f"leave out {flag}")  # fmt: skip
@@ -63,6 +65,7 @@ def predict(
         written = predict_images(
             opened, images, out, device=device, probs=save_probs,
             image_px=image_px, bands=bands, polygons=polygons, window=window,
+            to=to,
         )  # fmt: skip
     count = "1 mask" if len(written) == 1 else f"{len(written)} masks"
     print(f"{count} in {out / 'masks'}, overlays in {out / 'overlays'}")

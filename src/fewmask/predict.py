@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +22,7 @@ from fewmask.layouts.stacks import is_stack
 from fewmask.metrics.confusion import confusion_matrix, summarise
 from fewmask.pipelines.finished import predictor_of_run, read_card
 from fewmask.pipelines.running import data_folders_of, folds_of_run, recorded_settings
+from fewmask.predict_formats import Format, hand_over, require_formats
 from fewmask.predict_scene import SceneRequest, is_scene, predict_scene
 from fewmask.predict_volume import predict_volumes
 from fewmask.report.figures import colours_like, drawn_ids, overlay
@@ -45,8 +47,11 @@ def predict(
     bands: Sequence[int] = (),
     polygons: bool = False,
     window: tuple[float, float] | None = None,
+    to: Sequence[Format] = (),
 ) -> list[Path]:
     """Write ``OUT/masks/<name>.png`` (class ids) and ``OUT/overlays/<name>.png`` for each image.
+
+    ``OUT/classes.csv`` names the ids, unless 0 is one of the classes.
 
     NIfTI volumes and DICOM series give a mask of the same kind each, see
     :func:`fewmask.predict_volume.predict_volumes`.
@@ -69,6 +74,9 @@ def predict(
         bands: Of a scene, see :class:`fewmask.io.geotiff.Scene`.
         polygons: Of a scene: also write ``OUT/polygons/NAME.gpkg``.
         window: Of volumes, values that become black and white; None: as ``fewmask check --fix``.
+        to: Of a folder of images, what else to write, see
+            :func:`fewmask.predict_formats.hand_over`; what is worth knowing about these files goes
+            to the standard error.
 
     Returns:
         The masks' paths; each mask has the size of its image.
@@ -79,6 +87,7 @@ def predict(
         UsageError: no images, ``out`` holds something already, or a scene is asked for and there
             is none, or none that the run can predict.
     """
+    require_formats(images, to)
     predictor = predictor_of_run(run, choose_device(device))
     card = read_card(run)
     background = card.get("background", True)
@@ -132,6 +141,8 @@ def predict(
                 "mend or remove them, then predict into another -o",
             ),
         )
+    for note in hand_over(images, out, card, to):
+        sys.stderr.write(f"{note}\n")
     return written
 
 

@@ -12,6 +12,7 @@ from fewmask.data.classes_csv import Class
 from fewmask.errors import DataError, Problem
 from fewmask.io.images import write_image
 from fewmask.layouts.stacks import Stack, Window, as_rgb, stacks_of
+from fewmask.predict_formats import classes_of_card
 from fewmask.report.figures import colours_like, drawn_ids, overlay
 from fewmask.training.progress import watched
 
@@ -44,10 +45,7 @@ def predict_volumes(
     """
     stacks, problems = stacks_of(path, window)
     colours = colours_like(card.get("class_colours", ()))
-    classes = [
-        Class(name, tuple(int(n) for n in colours[number]))  # type: ignore[arg-type]
-        for number, name in enumerate(card["class_names"], 1)
-    ]
+    classes = classes_of_card(card)
     written, background = [], card.get("background", True)
     for stack in stacks:
         try:
@@ -55,9 +53,10 @@ def predict_volumes(
         except DataError as error:
             problems += error.problems
     if problems:
-        left = f"the {len(written)} others are in {out}" if written else "nothing was written"
+        done = f"{len(written)} volumes are done, in {out}"
         raise DataError(*problems, Problem(
-            "PREDICT-PARTIAL", str(path), f"{len(problems)} problems; {left}",
+            "PREDICT-PARTIAL", str(path),
+            f"{len(problems)} problems; {done if written else 'nothing was written'}",
             "volumes that can be read", "mend or remove them, then predict into another -o",
         ))  # fmt: skip
     return written

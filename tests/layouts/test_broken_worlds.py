@@ -12,7 +12,6 @@ import pytest
 from fewmask.checking import mend
 from fewmask.cli import main
 from fewmask.data.check import TOLERATED, check_folder
-from fewmask.layouts.records import ReadingOptions
 
 _SPEC = importlib.util.spec_from_file_location("worlds", Path(__file__).with_name("worlds.py"))
 worlds = importlib.util.module_from_spec(_SPEC)
@@ -59,7 +58,7 @@ def test_the_check_tells_what_is_wrong(world, broken):
 @every_world
 def test_a_repaired_copy_is_whole_and_the_source_as_before(world, broken, tmp_path):
     before = fingerprint(broken)
-    mended = mend(broken, tmp_path / "copy", ReadingOptions())
+    mended = mend(broken, tmp_path / "copy")
     assert fingerprint(broken) == before
     left = {p.code for p in mended.report.problems} - TOLERATED
     assert not left, mended.text()
@@ -70,8 +69,8 @@ def test_a_repaired_copy_is_whole_and_the_source_as_before(world, broken, tmp_pa
 
 @every_world
 def test_a_repaired_copy_needs_no_repair(world, broken, tmp_path):
-    mend(broken, tmp_path / "copy", ReadingOptions())
-    again = mend(tmp_path / "copy", tmp_path / "again", ReadingOptions())
+    mend(broken, tmp_path / "copy")
+    again = mend(tmp_path / "copy", tmp_path / "again")
     assert not again.source.problems
     assert not [each for each in again.source.repairs if each.code != "SPLIT-FOLDERS"]
     for path in sorted((tmp_path / "copy").rglob("*.png")):

@@ -22,7 +22,7 @@ from fewmask.io.dicom_seg import write_dicom_seg
 from fewmask.io.dicom_series import Series
 from fewmask.io.nifti import Volume, is_nifti, nifti_stem, write_mask_like
 from fewmask.layouts import dicom, nifti, nnunet
-from fewmask.layouts.records import Class, Pixels, Source
+from fewmask.layouts.records import Class, Pixels, ReadingOptions, Source
 from fewmask.layouts.volumes import Shelf, open_volume
 
 Window = tuple[float, float] | None
@@ -60,8 +60,10 @@ def stacks_of(path: Path, window: Window = None) -> tuple[list[Stack], list[Prob
         window: See :class:`fewmask.layouts.records.ReadingOptions`.
 
     Raises:
+        UsageError: ``window`` is none.
         ResourceError: nibabel, pydicom or highdicom is not installed.
     """
+    ReadingOptions(window=window)  # refuses what is none
     source = Source("", path if path.is_dir() else path.parent)
     if (path.is_file() and is_dicom(path)) or (path.is_dir() and dicom.recognise(path)):
         series = dicom.series_below(path, source)

@@ -69,9 +69,10 @@ def read_table(path: Path, source: Source) -> Table:
     columns = list(rows[0])
     known = {name.casefold(): name for name in columns}
     file_column = next((known[name] for name in FILE_COLUMNS if name in known), None)
+    tell = source.report if path.stem.casefold() == "tags" else source.note
     if file_column is None:
-        source.report("TAGS-COLUMN", path, f"the columns {', '.join(columns)}",
-                      "a column of file names", "name it `file`")  # fmt: skip
+        tell("TAGS-COLUMN", path, f"the columns {', '.join(columns)}",
+             "a column of file names, if this is a table of tags", "name it `file`")  # fmt: skip
         return table
     tag_column = next((known[name] for name in TAG_COLUMNS if name in known), None)
     group_column = known.get("group")
@@ -83,8 +84,8 @@ def read_table(path: Path, source: Source) -> Table:
         source.repaired("TAGS-COLUMN", path, f"the columns {', '.join(unread)}",
                         "file, group, and `tags` or columns of 0 and 1", "left out")  # fmt: skip
     if tag_column is None and not flags:
-        source.report("TAGS-COLUMN", path, "no column of tags", "`tags`, or columns of 0 and 1",
-                      "add one")  # fmt: skip
+        tell("TAGS-COLUMN", path, "no column of tags", "`tags`, or columns of 0 and 1",
+             "add one, if this is a table of tags")  # fmt: skip
         return table
     for row in rows:
         name = row[file_column].strip().replace("\\", "/")
