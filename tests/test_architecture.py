@@ -113,8 +113,8 @@ def test_packages_export_nothing_so_that_imports_stay_lazy():
 
 def test_the_public_names_are_these():
     assert fewmask.__all__ == [
-        "FewmaskError", "Run", "__version__", "adapt", "explain", "factory", "resume_run",
-        "saliency", "select", "tags", "train",
+        "FewmaskError", "Run", "__version__", "adapt", "check", "explain", "factory", "mend",
+        "resume_run", "saliency", "select", "tags", "train",
     ]  # fmt: skip
     assert dir(fewmask) == sorted(fewmask.__all__)
     for name in fewmask.__all__:
