@@ -39,7 +39,9 @@ app.command("fewmask.cli_factory:app", name="factory", group=MAKE,
 app.command("fewmask.cli_domains:select", name="select", group=MAKE,
             help="Choose the images of a pool that are like a target.")  # fmt: skip
 app.command("fewmask.cli_predict:predict", name="predict", group=USE,
-            help="Masks and overlays of other images, scenes and videos.")  # fmt: skip
+            help="Masks and overlays of other images, scenes, volumes and videos.")  # fmt: skip
+app.command("fewmask.cli_export:export", name="export", group=USE,
+            help="A run's segmenter as an ONNX file, also for QGIS, or as weights with a card.")  # fmt: skip  # noqa: E501
 app.command("fewmask.cli_domains:translate", name="translate", group=USE,
             help="Images in the light of a run's other domain, same names and sizes.")  # fmt: skip
 app.command("fewmask.cli_explain:explain", name="explain", group=LOOK,

@@ -30,7 +30,7 @@ def predict(
     it was stopped, the same command goes on.
 
     Args:
-        run: A finished run.
+        run: A finished run, or an .onnx file of `fewmask export`.
         images: An image, a folder of images, a GeoTIFF scene (needs the extra `geo`), NIfTI volumes
             or DICOM series (needs the extra `medical`), or a video (needs the extra `video`).
         out: New or empty folder; for a video, a new video with the masks laid over it.
@@ -57,19 +57,20 @@ def predict(
             raise UsageError.of("VIDEO-FLAG", where=flag, found=f"a video, {images}",
                                 expected="images", fix=f"leave out {flag}")  # fmt: skip
         with stop_on_signals():
-            print(predict_video(RunFolder.open(run), images, out, device=device))
+            print(predict_video(run, images, out, device=device))
         tell_next(shell_command("predict", run, "IMAGES", "-o", free_path(NEW_MASKS)), own="IMAGES")
         return
-    opened = RunFolder.open(run)
     with stop_on_signals():
         written = predict_images(
-            opened, images, out, device=device, probs=save_probs,
+            run, images, out, device=device, probs=save_probs,
             image_px=image_px, bands=bands, polygons=polygons, window=window,
             to=to,
         )  # fmt: skip
     count = "1 mask" if len(written) == 1 else f"{len(written)} masks"
     print(f"{count} in {out / 'masks'}, overlays in {out / 'overlays'}")
-    refined = opened.record["settings"].get("predict_refine", "none")
+    if run.suffix == ".onnx":
+        return
+    refined = RunFolder.open(run).record["settings"].get("predict_refine", "none")
     if refined != "none" and written[0].suffix == ".tif":
         print(f"scenes are not refined by {refined}, as this run's pictures are")
     tell_next(shell_command("evaluate", run, "DATA"), own="DATA with masks")

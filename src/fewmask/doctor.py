@@ -18,6 +18,7 @@ EXTRAS = {
     "geo": "rasterio",
     "medical": "highdicom",
     "coco": "pycocotools",
+    "export": "onnxruntime",
     "parquet": "pyarrow",
     "bench": "torchcam",
     "dev": "pytest",

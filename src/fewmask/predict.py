@@ -26,6 +26,7 @@ from fewmask.predict_formats import Format, hand_over, require_formats
 from fewmask.predict_scene import SceneRequest, is_scene, predict_scene
 from fewmask.predict_volume import predict_volumes
 from fewmask.report.figures import colours_like, drawn_ids, overlay
+from fewmask.trained import open_trained
 from fewmask.training.device import choose_device
 from fewmask.training.evaluation import with_empty_background
 from fewmask.training.export import save_probs
@@ -37,7 +38,7 @@ from fewmask.training.workspace import UNUSED
 
 
 def predict(
-    run: RunFolder,
+    run: RunFolder | Path,
     images: Path,
     out: Path,
     *,
@@ -61,7 +62,7 @@ def predict(
     was stopped, the same call goes on.
 
     Args:
-        run: A finished run.
+        run: A finished run, or a file of ``fewmask export``.
         images: An image, or a folder (searched through its sub-folders) of images.
         out: New or empty folder, neither inside ``images`` (or the folder of a single image, unless
             that is the working folder), nor inside the data folder that ``images`` is a part of,
@@ -88,27 +89,27 @@ def predict(
             is none, or none that the run can predict.
     """
     require_formats(images, to)
-    predictor = predictor_of_run(run, choose_device(device))
-    card = read_card(run)
+    trained = open_trained(run, device)
+    predictor, card = trained.predictor, trained.card
     background = card.get("background", True)
     if is_stack(images):
         _refuse_flags(images, probs=probs, image_px=image_px, bands=bands, polygons=polygons)
         RunFolder.require_free(out)
-        _refuse_in_data(out, run, images)
+        _refuse_in_data(out, trained.data_folders, images)
         return predict_volumes(predictor, card, images, out, window)
     if window is not None:
         raise UsageError.of("VOLUME-MISSING", where="--window", found=f"{images}, no volume",
                             expected="NIfTI or DICOM", fix="leave out --window")  # fmt: skip
     found = images_below(images)
     if image_px or bands or polygons or (not probs and is_scene(predictor, images)):
-        _refuse_in_data(out, run, images)
+        _refuse_in_data(out, trained.data_folders, images)
         request = SceneRequest.of(card, predictor, images, image_px, bands)
         scene = predict_scene(predictor, card, images, out, request)
         if polygons:
             _write_polygons(scene, out / "polygons", card)
         return [scene]
     RunFolder.require_free(out)
-    _refuse_in_data(out, run, images)
+    _refuse_in_data(out, trained.data_folders, images)
     colours = colours_like(card.get("class_colours", ()))
     written: list[Path] = []
     problems: list[Problem] = []
@@ -165,7 +166,12 @@ def _write_polygons(mask: Path, folder: Path, card: Mapping[str, Any]) -> None:
 
 
 def evaluate(
-    run: RunFolder, root: Path, *, device: str = "auto", save_masks: Path | None = None
+    run: RunFolder,
+    root: Path,
+    *,
+    device: str = "auto",
+    save_masks: Path | None = None,
+    predictor: Any = None,
 ) -> dict[str, Any]:
     """Measure a finished run on a folder with masks.
 
@@ -173,6 +179,13 @@ def evaluate(
     wherever exactly the same images lie. On other data, images that the run was trained on are a
     leak, also as copies in another format, mirrored, turned by quarters, resized or compressed anew
     (see :mod:`fewmask.data.copies`).
+
+    Args:
+        run: A finished run.
+        root: A folder with masks.
+        device: See ``--device``.
+        save_masks: New folder for the predicted masks.
+        predictor: To measure in place of the run's own: another form of its network.
 
     Returns:
         Metrics by the names of ``docs/metrics.md``, with ``n`` and ``n_groups``; ``measured`` says
@@ -185,13 +198,13 @@ def evaluate(
         DataError: no masks, unreadable files, or ``save_masks`` inside a data folder.
     """
     card = read_card(run)
-    predictor = predictor_of_run(run, choose_device(device))
+    predictor = predictor or predictor_of_run(run, choose_device(device))
     data = _open_like(run, root, card)
     known = KnownImages.of(run)
     lent = KnownImages.lent_to(run)
     if save_masks is not None:
         RunFolder.require_free(save_masks)
-        _refuse_in_data(save_masks, run, root, "--save-masks")
+        _refuse_in_data(save_masks, data_folders_of(run), root, "--save-masks")
     learned, digests = _learned(known, lent, data)
     own = root.resolve() in data_folders_of(run) or known.are_these(digests)
     if learned and not own:
@@ -268,9 +281,9 @@ def _leak(root: Path, learned: dict[str, str]) -> Problem:
     )
 
 
-def _refuse_in_data(out: Path, run: RunFolder, images: Path, what: str = "-o") -> None:
+def _refuse_in_data(out: Path, folders: Sequence[Path], images: Path, what: str = "-o") -> None:
     """Keep data read-only: no folder of images, nor the data folder around it, holds the output."""
-    for data in data_folders_of(run):
+    for data in folders:
         refuse_inside(out, data, what)
     folder = (images if images.is_dir() else images.parent).resolve()
     if images.is_file() and folder == Path.cwd():

@@ -8,10 +8,8 @@ from pathlib import Path
 
 from fewmask.errors import DataError, Problem
 from fewmask.io.video import VIDEO_SUFFIXES, VideoReader, VideoWriter, require_output
-from fewmask.pipelines.finished import predictor_of_run, read_card
-from fewmask.pipelines.running import data_folders_of
 from fewmask.report.figures import colours_like, drawn_ids, overlay
-from fewmask.training.device import choose_device
+from fewmask.trained import open_trained
 from fewmask.training.progress import watched
 from fewmask.training.run_folder import RunFolder
 from fewmask.training.run_places import refuse_inside
@@ -46,13 +44,15 @@ def is_video(path: Path) -> bool:
     return path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir()
 
 
-def predict_video(run: RunFolder, clip: Path, out: Path, *, device: str = "auto") -> VideoResult:
+def predict_video(
+    run: RunFolder | Path, clip: Path, out: Path, *, device: str = "auto"
+) -> VideoResult:
     """Write ``out``, the clip with masks laid over it; frames pass through one at a time.
 
     The times of the frames are kept; sound is not.
 
     Args:
-        run: A finished run.
+        run: A finished run, or a file of ``fewmask export``.
         clip: A video.
         out: A new video; not inside the run's data. See :data:`fewmask.io.video.OUTPUT_SUFFIXES`.
         device: See ``--device``.
@@ -64,10 +64,10 @@ def predict_video(run: RunFolder, clip: Path, out: Path, *, device: str = "auto"
     """
     require_output(out)
     RunFolder.require_free(out)
-    for folder in data_folders_of(run):
+    trained = open_trained(run, device)
+    predictor, card = trained.predictor, trained.card
+    for folder in trained.data_folders:
         refuse_inside(out, folder)
-    predictor = predictor_of_run(run, choose_device(device))
-    card = read_card(run)
     background, colours = card.get("background", True), colours_like(card.get("class_colours", ()))
     started, in_masks, frames = time.monotonic(), 0.0, 0
     broken: DataError | None = None
