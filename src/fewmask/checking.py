@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from fewmask.data.check import CheckReport, check_folder, listed
-from fewmask.errors import Problem
+from fewmask.errors import Problem, UsageError
 from fewmask.layouts.plain_copy import write_plain
 from fewmask.layouts.recognise import is_foreign, read_any
 from fewmask.layouts.records import ReadingOptions, Source
 from fewmask.layouts.survey import Survey, survey
 from fewmask.training.progress import watched
-from fewmask.training.run_folder import RunFolder
 from fewmask.training.run_places import refuse_inside
 
 
@@ -88,8 +87,7 @@ def check(
         ResourceError: a package that the arrangement needs is not installed.
     """
     root = Path(data)
-    names = tuple(class_names) or ((class_name,) if class_name else ())
-    options = ReadingOptions(names, tuple(bands), window, group_pattern)
+    options = ReadingOptions(tuple(class_names), tuple(bands), window, group_pattern, class_name)
     if is_foreign(root):
         with _quiet_decoders():
             return survey(read_any(root, options), partial(watched, title="check", unit="image"))
@@ -106,6 +104,7 @@ def mend(
     data: str | Path,
     out: str | Path,
     *,
+    class_name: str | None = None,
     class_names: Sequence[str] = (),
     group_pattern: str | None = None,
     bands: Sequence[int] = (),
@@ -116,7 +115,8 @@ def mend(
     Args:
         data: The folder; nothing in it is written.
         out: A new or empty folder outside it.
-        class_names: As for :func:`check`, like all that follows.
+        class_name: As for :func:`check`, like all that follows.
+        class_names: The same.
         group_pattern: The same.
         bands: The same.
         window: The same.
@@ -127,9 +127,9 @@ def mend(
         ResourceError: a package is not installed, or the disk refuses.
     """
     root, target = Path(data), Path(out)
-    options = ReadingOptions(tuple(class_names), tuple(bands), window, group_pattern)
-    RunFolder.require_free(target)
+    options = ReadingOptions(tuple(class_names), tuple(bands), window, group_pattern, class_name)
     refuse_inside(target, root, "--fix")
+    _require_new(target)
     with _quiet_decoders():
         source = read_any(root, options)
         written = write_plain(source, target, partial(watched, title="write", unit="image"))
@@ -139,6 +139,16 @@ def mend(
             group_pattern=group_pattern,
         ).for_any_use()
     return Mended(source, written, report)
+
+
+def _require_new(out: Path) -> None:
+    """Refuse a place that holds anything, also what is hidden."""
+    empty = out.is_dir() and not any(out.iterdir()) and out.resolve() != Path.cwd()
+    if out.is_symlink() or (out.exists() and not empty):
+        raise UsageError.of(
+            "FIX-EXISTS", where=f"--fix {out}", found="something that is there already",
+            expected="a new folder", fix="choose another name",
+        )  # fmt: skip
 
 
 @contextmanager

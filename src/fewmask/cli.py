@@ -161,6 +161,8 @@ def check(
 ) -> None:
     """What is in a data folder and every problem at once; changes nothing. Exit 10 if problems.
 
+    With --fix also if anything could not be read and was left out of the copy.
+
     Args:
         data: The folder, as fewmask reads it (docs/data.md) or as COCO, Pascal VOC, CVAT, Label
             Studio, Cityscapes, CamVid, nnU-Net, NIfTI or DICOM have it.
@@ -178,25 +180,31 @@ def check(
     from fewmask.training.run_places import free_path
 
     options: dict[str, Any] = {
-        "group_pattern": group_pattern, "bands": bands, "window": window
+        "class_name": class_name, "class_names": class_names or (),
+        "group_pattern": group_pattern, "bands": bands, "window": window,
     }  # fmt: skip
     if fix is not None:
-        names = class_names or ((class_name,) if class_name else ())
-        mended = mend(data, fix, class_names=names, **options)
+        mended = mend(data, fix, **options)
         _print_report(mended, json=json)
-        if mended.report.problems:
-            raise SystemExit(10)
-        if not json:
+        if not mended.report.problems and not json:
             _tell_use(fix, mended.report.uses[0], None, None, None)  # names stand in the copy
-        return
-    report = check_data(data, class_name=class_name, class_names=class_names or (), **options)
+        raise SystemExit(10 if mended.report.problems or mended.source.problems else 0)
+    report = check_data(data, **options)
     _print_report(report, json=json)
     if json:
         pass
     elif isinstance(report, CheckReport) and not report.problems:
         _tell_use(data, report.uses[0], class_name, class_names, group_pattern)
     elif report.counts["images"]:
-        tell_next(shell_command("check", data, "--fix", free_path(Path("fixed"))))
+        place = free_path(Path("fixed"))
+        if data.resolve() in (place.resolve(), *place.resolve().parents):
+            place = free_path(data.resolve().parent / f"{data.resolve().name}-fixed")
+        flags: list[object] = ["--class-name", class_name] if class_name else []
+        flags += ["--class-names", *class_names] if class_names else []
+        flags += [f"--group-pattern={group_pattern}"] if group_pattern else []
+        flags += ["--bands", *bands] if bands else []
+        flags += ["--window", *window] if window else []
+        tell_next(shell_command("check", data, "--fix", place, *flags))
     raise SystemExit(10 if report.problems else 0)
 
 

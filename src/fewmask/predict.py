@@ -88,9 +88,9 @@ def predict(
         UsageError: no images, ``out`` holds something already, or a scene is asked for and there
             is none, or none that the run can predict.
     """
-    require_formats(images, to)
     trained = open_trained(run, device)
     predictor, card = trained.predictor, trained.card
+    require_formats(images, to, card)
     background = card.get("background", True)
     if is_stack(images):
         _refuse_flags(images, probs=probs, image_px=image_px, bands=bands, polygons=polygons)
@@ -130,6 +130,8 @@ def predict(
         if probs:
             save_probs(out / "probs" / f"{name}.npy", scores)
         written.append(target)
+    for note in hand_over(images, out, card, to) if written else ():
+        sys.stderr.write(f"{note}\n")
     if problems:
         left = f"the {len(written)} others are in {out}" if written else "nothing was written"
         raise DataError(
@@ -142,8 +144,6 @@ def predict(
                 "mend or remove them, then predict into another -o",
             ),
         )
-    for note in hand_over(images, out, card, to):
-        sys.stderr.write(f"{note}\n")
     return written
 
 

@@ -10,20 +10,24 @@ from typing import Any, Literal, get_args
 from fewmask.data.classes_csv import CLASSES_FILE, Class, classes_text
 from fewmask.errors import Problem, UsageError
 from fewmask.io.images import read_mask, write_mask
+from fewmask.layouts.handed_pairs import require_classes
 from fewmask.layouts.handing_over import write_coco, write_label_studio, write_voc
 from fewmask.layouts.stacks import is_stack
-from fewmask.report.figures import colours_like, drawn_ids
+from fewmask.report.figures import COLOURS, colours_like, drawn_ids
 
 Format = Literal["coco", "cvat", "label-studio"]
 FORMATS: tuple[Format, ...] = get_args(Format)
 
 
-def require_formats(images: Path, formats: Sequence[Format]) -> None:
-    """Refuse what cannot be handed over.
+def require_formats(images: Path, formats: Sequence[Format], card: Mapping[str, Any]) -> None:
+    """Refuse what cannot be handed over, before anything is predicted.
 
     Raises:
-        UsageError: a single image, or volumes: tools import folders of pictures.
+        UsageError: a single image, or volumes: tools import folders of pictures; or names of
+            classes that they cannot hold.
     """
+    if formats:
+        require_classes(classes_of_card(card))
     if formats and (not images.is_dir() or is_stack(images)):
         raise UsageError.of(
             "FORMAT-FOLDER",
@@ -35,12 +39,18 @@ def require_formats(images: Path, formats: Sequence[Format]) -> None:
 
 
 def classes_of_card(card: Mapping[str, Any]) -> tuple[Class, ...]:
-    """The classes of a run, each with a colour: its data's, or that of the report."""
-    colours = colours_like(card.get("class_colours", ()))[1:].tolist()
-    return tuple(
-        Class(name, (red, green, blue))
-        for name, (red, green, blue) in zip(card["class_names"], colours, strict=False)
-    )
+    """The classes of a run, each with a colour of its own: its data's, or one of the report."""
+    given = card.get("class_colours") or [""] * len(card["class_names"])
+    own = [tuple(map(int, colour)) for colour in colours_like(given)[1 : len(given) + 1]]
+    kept = {colour for text, colour in zip(given, own, strict=True) if text}
+    free = (c for c in map(tuple, COLOURS[1:].tolist()) if c not in kept)
+    taken: set[tuple[int, ...]] = {(0, 0, 0)}
+    classes = []
+    for name, text, colour in zip(card["class_names"], given, own, strict=True):
+        unique = colour if text and colour not in taken else next(c for c in free if c not in taken)
+        taken.add(unique)
+        classes.append(Class(name, (unique[0], unique[1], unique[2])))
+    return tuple(classes)
 
 
 def hand_over(

@@ -50,7 +50,6 @@ def test_a_round_trip_keeps_names_that_need_quotation_marks(tmp_path):
 @pytest.mark.parametrize(
     "text",
     [
-        "",
         "id;name\n1;lake\n",
         "id,name\n",
         "id,name\n1,lake\n3,roof\n",

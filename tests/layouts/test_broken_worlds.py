@@ -86,7 +86,7 @@ def test_the_command_line_mends_and_names_the_next_command(tmp_path, capsys):
     assert f"fewmask check {root} --fix" in "".join(capsys.readouterr())
     assert run("check", root, "--fix", tmp_path / "copy") == 0
     said = "".join(capsys.readouterr())
-    assert "MASK-RGB masks: found colours: #000000, #ff0000, #0000ff" in said
+    assert "#ff0000 is class_1, #0000ff is class_2" in said
     assert f"fewmask train {tmp_path / 'copy'}" in said
 
 

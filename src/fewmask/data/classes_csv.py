@@ -110,8 +110,21 @@ def read_classes(path: Path) -> tuple[tuple[Class, ...], list[Problem]]:
 
 
 def find_classes(root: Path) -> tuple[tuple[Class, ...], list[Problem]]:
-    """As :func:`read_classes`, of the file in a data folder; nothing without one."""
+    """As :func:`read_classes`, of the file in a data folder.
+
+    Nothing without one, or where one of that name has other columns: it is some other tool's.
+    """
     path = root / CLASSES_FILE
-    if not path.is_file():
+    if not path.is_file() or _is_foreign(path):
         return (), []
     return read_classes(path) if is_inside(path, root) else ((), [outside(path)])
+
+
+def _is_foreign(path: Path) -> bool:
+    try:
+        with path.open("rb") as stream:
+            head = stream.readline(1000).decode("utf-8-sig", "replace")
+    except OSError:
+        return False
+    columns = [cell.strip().strip('"').lower() for cell in re.split("[,;\t]", head)]
+    return "id" not in columns or "name" not in columns

@@ -62,7 +62,7 @@ def open_pairs(images: Path, masks: Path, classes: Sequence[Class], out: Path) -
         DataError: names that collide, or a mask without an image.
     """
     _require_place(out, (images, masks))
-    _require_classes(classes)
+    require_classes(classes)
     found, listing = images_below(images), list_images(masks)
     problems = listing.problems + [
         Problem("MASK-UNPAIRED", str(path), "a mask without an image", f"an image called {name}",
@@ -100,7 +100,12 @@ def _require_place(out: Path, folders: Sequence[Path]) -> None:
             )
 
 
-def _require_classes(classes: Sequence[Class]) -> None:
+def require_classes(classes: Sequence[Class]) -> None:
+    """Refuse names that none of the formats can hold.
+
+    Raises:
+        UsageError: ``CLASSES``.
+    """
     names = [each.name for each in classes]
     wrong = [name for name in names if not name.strip() or special_id(name) is not None]
     wrong += [name for name in dict.fromkeys(names) if names.count(name) > 1]

@@ -4,151 +4,58 @@
 stored                                 read as
 =====================================  =====================================================
 ids 0, 1, .. K                         themselves
-ids with gaps (0, 3, 7)                0, 1, 2
+ids with gaps (0, 3, 7), no names      0, 1, 2
 0 and another value (255, 128)         background and the one class; on an image with one
                                        tag, that tag's class
-near 0 and near 255 (JPEG, smoothed)   cut at 128, if 95 % of the pixels are within 32 of either
+a smoothed or JPEG mask: nearly all    cut at 128; the class as above
+pixels near 0 or 255, some between
 grey levels of the VOC palette         the ids that it had before it was converted to grey
-colours, up to 64                      one class each, in the order of how often they occur;
-                                       black, or else the most frequent, is the background
+colours, up to 64                      the class of that colour, or of the tag that it always
+                                       comes with; else classes in the order of how often they
+                                       occur. Black, or else the most frequent, is background
 floats that are whole numbers          these numbers
 =====================================  =====================================================
 
-255 stays `ignore` wherever ids are stored. Everything else is refused.
+255 stays `ignore` wherever ids are stored. Where names of the classes are given, ids are not
+numbered anew. Everything else is refused.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Literal
-
-import numpy as np
-import tifffile
-from PIL import ImageOps
 
 from fewmask.conventions import IGNORE_INDEX
-from fewmask.data.mask_encoding import WORKERS, count_values, may_be_ids
-from fewmask.errors import DataError
-from fewmask.io.decoding import MAX_PIXELS, load, opened, refuse
-from fewmask.io.images import read_mask
-from fewmask.layouts.records import MOST_CLASSES, Class, Colour, Source
+from fewmask.data.mask_encoding import MaskEncoding, may_be_ids
+from fewmask.layouts.mask_colours import conclude_colours
+from fewmask.layouts.mask_reading import (
+    CUT,
+    MOST_COLOURS,
+    Reading,
+    named_classes,
+    total_of,
+)
+from fewmask.layouts.records import Class, Source
+from fewmask.layouts.stored_masks import (
+    Tally,
+)
 
-MOST_COLOURS = 64
-_NEAR, _MOST_NEAR, _CUT = 32, 0.95, 128
-
-
-@dataclass(frozen=True)
-class Tally:
-    """What one mask stores.
-
-    Attributes:
-        counts: Pixels per stored value; colours are packed, ``red << 16 | green << 8 | blue``.
-        kind: What kind of values these are.
-        size: Height and width.
-    """
-
-    counts: Mapping[int, int]
-    kind: Kind
-    size: tuple[int, int]
+_NEAR, _MOST_NEAR = 32, 0.95
+_LEAST_BETWEEN, _LEAST_WHITE, _MOST_NEARLY_BLACK = 3, 0.002, 0.5
+_FIXED = {0: 0, IGNORE_INDEX: IGNORE_INDEX}
 
 
-@dataclass(frozen=True)
-class Reading:
-    """How all masks of a folder are read.
-
-    Attributes:
-        classes: By id, from 1.
-        id_of: Stored value to id, the same for all masks but those of ``object_of``.
-        cut: Grey levels above this are the object; None: values are looked up.
-        object_of: Masks that show one object only: the id that their object has.
-        refused: Masks that cannot be read so.
-    """
-
-    classes: tuple[Class, ...]
-    id_of: Mapping[int, int]
-    cut: int | None = None
-    object_of: Mapping[Path, int] = field(default_factory=dict)
-    refused: frozenset[Path] = frozenset()
-
-    def read(self, path: Path) -> np.ndarray:
-        """(H, W) uint8 ids of a mask that is not refused.
-
-        Raises:
-            DataError: the file is damaged, or has changed since it was looked at.
-        """
-        packed = packed_mask(path)[0]
-        if self.cut is not None:
-            shown = packed > self.cut
-        elif path in self.object_of:
-            shown = packed != 0
-        else:
-            return _looked_up(path, packed, self.id_of)
-        return np.where(shown, self.object_of.get(path, 1), 0).astype(np.uint8)
-
-
-Kind = Literal["ids", "colours", "floats", "array"]
-
-
-def packed_mask(path: Path) -> tuple[np.ndarray, Kind]:
-    """What a mask file stores, upright, and what kind of values these are.
-
-    Returns:
-        (H, W) integers; colours as ``red << 16 | green << 8 | blue``, transparent pixels black.
-
-    Raises:
-        DataError: a damaged file, or numbers that are no whole ones.
-    """
-    if path.suffix.lower() == ".npy":
-        return _array_file(path), "array"
-    try:
-        return read_mask(path), "ids"
-    except DataError as error:
-        codes = {problem.code for problem in error.problems}
-        if codes == {"MASK-DTYPE"} and path.suffix.lower() in {".tif", ".tiff"}:
-            return _whole(path, tifffile.imread(path)), "floats"
-        if codes != {"MASK-RGB"}:
-            raise
-    with opened(path) as image:
-        load(image)
-        rgba = np.asarray(ImageOps.exif_transpose(image).convert("RGBA")).astype(np.int32)
-    seen = rgba[..., 3] >= 128
-    return ((rgba[..., 0] << 16) | (rgba[..., 1] << 8) | rgba[..., 2]) * seen, "colours"
-
-
-def tally_masks(paths: Collection[Path], source: Source) -> dict[Path, Tally]:
-    """Count the values of masks, a few files at a time; damaged ones become problems."""
-
-    def tally(path: Path) -> Tally | DataError:
-        try:
-            values, kind = packed_mask(path)
-            height, width = values.shape
-            return Tally(count_values(values), kind, (height, width))
-        except DataError as error:
-            return error
-
-    found = {}
-    ordered = sorted(paths)
-    with ThreadPoolExecutor(WORKERS) as pool:
-        for path, result in zip(ordered, pool.map(tally, ordered), strict=True):
-            if isinstance(result, DataError):
-                source.problems += result.problems
-            else:
-                found[path] = result
-    for kind, code, what in (("floats", "MASK-DTYPE", "floats that are whole numbers"),
-                             ("array", "FILE-SKIPPED", "NumPy files")):  # fmt: skip
-        if several := [path for path, tally in found.items() if tally.kind == kind]:
-            source.repaired(code, several[0], f"{len(several)} masks as {what}", "8-bit PNG",
-                            "saved as PNG")  # fmt: skip
-    return found
+def as_understood(encoding: MaskEncoding, classes: tuple[Class, ...]) -> Reading:
+    """Masks whose values are understood as they are."""
+    if encoding == "binary255":
+        return Reading(classes, {0: 0, IGNORE_INDEX: 1})
+    return Reading(classes, {i: i for i in (*range(len(classes) + 1), IGNORE_INDEX)})
 
 
 def conclude(
     tallies: Mapping[Path, Tally],
-    names: Sequence[str],
+    classes: tuple[Class, ...],
     tag_of: Mapping[Path, str],
     source: Source,
 ) -> Reading:
@@ -156,24 +63,25 @@ def conclude(
 
     Args:
         tallies: Of every readable mask.
-        names: Of the ids 1, 2, ... as far as anything names them; may be empty.
+        classes: Of the ids 1, 2, ... as far as anything names them; may be empty.
         tag_of: Masks of images with exactly one tag, and this tag.
         source: Receives repairs and problems.
     """
     coloured = {path for path, tally in tallies.items() if tally.kind == "colours"}
     if coloured:
-        return _colours(tallies, coloured, names, source)
-    total = _total(tallies.values())
-    values = set(total) - {0}
-    if len(values) == 1 and (values == {IGNORE_INDEX} or values != {1}) and not (
-        len(names) > 1 and values != {IGNORE_INDEX}
-    ):  # fmt: skip
-        return _one_object(tallies, values.pop(), names, tag_of, source)
-    if values - {1, IGNORE_INDEX} and _two_levels(total):
-        source.repaired("MASK-VALUES", "masks", f"{len(values) + 1} grey levels, nearly all of "
-                        "them close to 0 or 255", "class ids", f"cut at {_CUT}: above is the "
-                        "object")  # fmt: skip
-        return Reading(_named(names, [1]), {}, cut=_CUT - 1)
+        return conclude_colours(tallies, coloured, classes, tag_of, source)
+    names = [each.name for each in classes]
+    smoothed = {path for path, tally in tallies.items() if _is_smoothed(tally, len(names))}
+    rest = {path: tally for path, tally in tallies.items() if path not in smoothed}
+    values = set(total_of(rest.values())) - {0}
+    one = next(iter(values)) if len(values) == 1 else None
+    single = one is not None and (one == IGNORE_INDEX or (one != 1 and len(names) <= 1))
+    if smoothed and (single or not values):
+        return _objects(rest, smoothed, one, classes, tag_of, source)
+    if smoothed:
+        return _smoothed_among_ids(rest, smoothed, values, classes, tag_of, source)
+    if single:
+        return _objects(rest, set(), one, classes, tag_of, source)
     ids = values - {IGNORE_INDEX}
     if ids and ids <= set(_VOC_GREY) and not may_be_ids(ids, max(max(ids), len(names))):
         listed = ", ".join(map(str, sorted(ids)))
@@ -182,63 +90,112 @@ def conclude(
         before = sorted(_VOC_GREY[value] for value in ids)
         new = {old: number for number, old in enumerate(before, 1)}
         id_of = {value: new[_VOC_GREY[value]] for value in ids}
-        return Reading(_named(names, before), {0: 0, IGNORE_INDEX: IGNORE_INDEX, **id_of})
-    return _ids(tallies, ids, names, tag_of, source)
+        return Reading(named_classes(classes, before), {**_FIXED, **id_of})
+    return _ids(rest, ids, classes, tag_of, source)
 
 
-def _one_object(
-    tallies: Mapping[Path, Tally], value: int, names: Sequence[str], tag_of: Mapping[Path, str],
-    source: Source,
+def _objects(
+    rest: Mapping[Path, Tally], smoothed: set[Path], value: int | None,
+    classes: tuple[Class, ...], tag_of: Mapping[Path, str], source: Source,
 ) -> Reading:  # fmt: skip
-    number = {name: i for i, name in enumerate(names, 1)}
-    object_of = {path: number.get(tag_of.get(path, ""), 1) for path in tallies}
-    unclear = frozenset(
-        path for path, tally in tallies.items()
-        if len(names) > 1 and path not in tag_of and value in tally.counts
-    )  # fmt: skip
+    """Masks that tell an object from the background, and no more."""
+    number = {each.name: i for i, each in enumerate(classes, 1)}
+    unclear = set() if len(classes) < 2 else {
+        path for path in (*rest, *smoothed)
+        if path not in tag_of and (path in smoothed or set(rest[path].counts) - {0})
+    }  # fmt: skip
     for path in sorted(unclear):
-        source.report("MASK-AMBIGUOUS", path, f"only 0 and {value}", f"ids 0..{len(names)}",
-                      "store the id of the class instead")  # fmt: skip
-    source.repaired("MASK-BINARY255" if value == IGNORE_INDEX else "MASK-VALUES", "masks",
-                    f"only the values 0 and {value}", "0 and the ids of classes",
-                    f"{value} is read as the object" if len(names) < 2 else
-                    f"{value} is read as the class that the image is tagged with")  # fmt: skip
-    return Reading(_named(names, [1]), {}, object_of=object_of, refused=unclear)
+        source.report("MASK-AMBIGUOUS", path, "an object of which nobody says the class",
+                      f"ids 0..{len(classes)}", "store the id of the class instead")  # fmt: skip
+    done = "the object" if len(classes) < 2 else "the class that the image is tagged with"
+    if value is not None:
+        code = "MASK-BINARY255" if value == IGNORE_INDEX else "MASK-VALUES"
+        source.repaired(code, "masks", f"only the values 0 and {value}",
+                        "0 and the ids of classes", f"{value} is read as {done}")  # fmt: skip
+    if smoothed:
+        source.repaired("MASK-VALUES", min(smoothed), f"{len(smoothed)} masks with grey levels "
+                        "between black and white", "class ids",
+                        f"cut at {CUT}: above is {done}")  # fmt: skip
+
+    def id_of(path: Path) -> int:
+        return number.get(tag_of.get(path, ""), 1)
+
+    return Reading(
+        named_classes(classes, [1]), {},
+        object_of={path: id_of(path) for path in rest},
+        cut_of={path: id_of(path) for path in smoothed}, refused=frozenset(unclear),
+    )  # fmt: skip
+
+
+def _smoothed_among_ids(
+    rest: Mapping[Path, Tally], smoothed: set[Path], values: set[int],
+    classes: tuple[Class, ...], tag_of: Mapping[Path, str], source: Source,
+) -> Reading:  # fmt: skip
+    """Some masks are smoothed, others store ids: these decide, those are cut if they can be."""
+    reading = _ids(rest, values - {IGNORE_INDEX}, classes, tag_of, source)
+    if len(reading.classes) > 1:
+        for path in sorted(smoothed):
+            source.report("MASK-VALUES", path, "grey levels between black and white",
+                          f"ids 0..{len(reading.classes)}, as in other masks",
+                          "export the mask again as PNG without smoothing")  # fmt: skip
+        return replace(reading, refused=reading.refused | smoothed)
+    source.repaired("MASK-VALUES", min(smoothed), f"{len(smoothed)} masks with grey levels "
+                    "between black and white", "0 and 1, as in other masks",
+                    f"cut at {CUT}: above is the object")  # fmt: skip
+    return replace(reading, cut_of=dict.fromkeys(smoothed, 1))
+
+
+def _is_smoothed(tally: Tally, named: int) -> bool:
+    """Whether a mask is black and white with soft edges: most near either, some not quite.
+
+    Ids are not mistaken for it: they leave no levels up to white, or much that is nearly black.
+    """
+    values = tally.counts
+    ids = set(values) - {IGNORE_INDEX}
+    if tally.kind != "ids" or min(values) < 0 or max(values) > 255 or max(ids, default=0) <= named:
+        return False
+    pixels = sum(values.values())
+    white = sum(n for value, n in values.items() if value >= 255 - _NEAR)
+    nearly_black = sum(n for value, n in values.items() if 0 < value <= _NEAR)
+    black = values.get(0, 0) + nearly_black
+    between = [value for value in values if _NEAR < value < 255]
+    return (
+        len(between) >= _LEAST_BETWEEN
+        and white >= _LEAST_WHITE * pixels
+        and nearly_black <= _MOST_NEARLY_BLACK * pixels
+        and white + black >= _MOST_NEAR * pixels
+    )
 
 
 def _ids(
-    tallies: Mapping[Path, Tally], ids: set[int], names: Sequence[str], tag_of: Mapping[Path, str],
-    source: Source,
+    tallies: Mapping[Path, Tally], ids: set[int], classes: tuple[Class, ...],
+    tag_of: Mapping[Path, str], source: Source,
 ) -> Reading:  # fmt: skip
-    fixed = {0: 0, IGNORE_INDEX: IGNORE_INDEX}
-    highest = max(ids, default=0)
-    if (
-        not ids
-        or (min(ids) > 0 and highest <= max(len(names), 1))
-        or ids == {*range(1, highest + 1)}
-    ):
-        known = range(1, max(highest, len(names), 1) + 1)
+    named, highest = len(classes), max(ids, default=0)
+    fits = not ids or (min(ids) > 0 and highest <= max(named, 1))
+    if fits or (not named and ids == {*range(1, highest + 1)}):
+        known = range(1, max(highest, named, 1) + 1)
         objects = _stored_otherwise(tallies, tag_of, source) if len(known) == 1 else {}
-        id_of = {**fixed, **{i: i for i in known}}
-        return Reading(_named(names, list(known)), id_of, object_of=objects)
-    strange = min(ids) < 0 or len(ids) > MOST_COLOURS or len(ids) > MOST_CLASSES
-    if strange or (names and len(ids) > len(names) and highest > len(names)):
-        allowed = set(range(len(names) + 1)) | {IGNORE_INDEX}
+        id_of = {**_FIXED, **{i: i for i in known}}
+        return Reading(named_classes(classes, list(known)), id_of, object_of=objects)
+    in_order = len(ids) == named and not ids & {*range(1, named + 1)}
+    if min(ids) < 0 or len(ids) > MOST_COLOURS or (named and not in_order):
+        allowed = set(range(named + 1)) | {IGNORE_INDEX}
         refused = [path for path, tally in tallies.items() if set(tally.counts) - allowed]
         for path in sorted(refused):
             listed = ", ".join(map(str, sorted(tallies[path].counts)[:12]))
-            source.report("MASK-VALUES", path, f"values {listed}", f"ids of {len(names)} classes"
-                          if names else "class ids", "say with --class-names what the ids are, or "
-                          "export the mask again as PNG without smoothing")  # fmt: skip
-        kept = {i: i for i in range(1, len(names) + 1)}
-        return Reading(_named(names, list(kept)), {**fixed, **kept}, refused=frozenset(refused))
+            source.report("MASK-VALUES", path, f"values {listed}", f"ids of {named} classes"
+                          if named else "class ids", "name all classes in the order of their ids, "
+                          "or export the mask again as PNG without smoothing")  # fmt: skip
+        kept = {i: i for i in range(1, named + 1)}
+        return Reading(classes, {**_FIXED, **kept}, refused=frozenset(refused))
     ordered = sorted(ids)
-    classes = _named(names, ordered)
+    new = classes if named else named_classes((), ordered)
     id_of = {old: number for number, old in enumerate(ordered, 1)}
-    listed = ", ".join(f"{old} is {new} {classes[new - 1].name}" for old, new in id_of.items())
+    listed = ", ".join(f"{old} is {number} {new[number - 1].name}" for old, number in id_of.items())
     source.repaired("MASK-VALUES", "masks", f"ids with gaps: {', '.join(map(str, ordered))}",
                     "1, 2, 3, ...", f"numbered anew: {listed}")  # fmt: skip
-    return Reading(classes, {**fixed, **id_of})
+    return Reading(new, {**_FIXED, **id_of})
 
 
 def _stored_otherwise(
@@ -252,103 +209,6 @@ def _stored_otherwise(
                         "0 and 255 only, among others that use 1", "one encoding",
                         "255 is read as the object there")  # fmt: skip
     return dict.fromkeys(lost, 1)
-
-
-def _colours(
-    tallies: Mapping[Path, Tally], coloured: set[Path], names: Sequence[str], source: Source
-) -> Reading:
-    total = _total(tallies[path] for path in coloured)
-    plain = {path for path in tallies if path not in coloured
-             and set(tallies[path].counts) - {0, 255}}  # fmt: skip
-    for path in sorted(plain):
-        source.report("MASK-MIXED", path, f"grey values among {len(coloured)} coloured masks",
-                      "all masks in colours, or none", "export all masks alike")  # fmt: skip
-    if len(total) > MOST_COLOURS:
-        for path in sorted(coloured):
-            source.report("MASK-RGB", path, f"{len(tallies[path].counts)} colours",
-                          f"at most {MOST_COLOURS} in all masks, one for each class",
-                          "export the masks as PNG of class ids, no overlays")  # fmt: skip
-        return Reading(_named(names, [1]), {}, refused=frozenset(coloured | plain))
-    background = 0 if 0 in total else max(total, key=lambda colour: (total[colour], -colour))
-    shown = [colour for colour, _ in total.most_common() if colour != background]
-    shown.sort(key=lambda colour: (-total[colour], colour))
-    classes = tuple(
-        Class(name, _unpacked(colour))
-        for name, colour in zip(_names(names, list(range(1, len(shown) + 1))), shown, strict=True)
-    )
-    listed = ", ".join("#{:06x}".format(colour) for colour in [background, *shown][:12])  # noqa: UP032
-    source.repaired("MASK-RGB", "masks", f"colours: {listed}", "class ids",
-                    "the first is the background, then the classes by how often they occur; "
-                    "classes.csv has the names to change")  # fmt: skip
-    id_of = {colour: number for number, colour in enumerate(shown, 1)}
-    white = id_of.get(0xFFFFFF)  # a mask of black and white alone has one channel
-    id_of |= {} if white is None else {255: white}
-    return Reading(classes, {background: 0, 0: 0, **id_of}, refused=frozenset(plain))
-
-
-def _two_levels(total: Counter[int]) -> bool:
-    """Whether nearly all pixels are close to black or white, and some are white."""
-    if min(total) < 0 or max(total) > 255 or len(total) <= 2:
-        return False
-    white = sum(n for value, n in total.items() if value >= 255 - _NEAR)
-    black = sum(n for value, n in total.items() if value <= _NEAR)
-    between = any(_NEAR < value < 255 - _NEAR for value in total) or len(total) > 16
-    return bool(white) and between and white + black >= _MOST_NEAR * sum(total.values())
-
-
-def _named(names: Sequence[str], ids: Sequence[int]) -> tuple[Class, ...]:
-    return tuple(Class(name) for name in _names(names, ids))
-
-
-def _names(names: Sequence[str], ids: Sequence[int]) -> list[str]:
-    """Names of stored ids: given for all, or in their order, or ``class_<id>``."""
-    if ids and len(names) >= max(ids):
-        chosen = [names[number - 1] for number in ids]
-        return chosen if len(names) > len(ids) else list(names)
-    if names and len(names) >= len(ids):
-        return list(names)
-    return ["foreground"] if list(ids) == [1] else [f"class_{number}" for number in ids]
-
-
-def _total(tallies: Iterable[Tally]) -> Counter[int]:
-    total: Counter[int] = Counter()
-    for tally in tallies:
-        total.update(tally.counts)
-    return total
-
-
-def _unpacked(colour: int) -> Colour:
-    return colour >> 16, colour >> 8 & 255, colour & 255
-
-
-def _looked_up(path: Path, packed: np.ndarray, id_of: Mapping[int, int]) -> np.ndarray:
-    values, where = np.unique(packed, return_inverse=True)
-    strange = [int(value) for value in values if int(value) not in id_of]
-    if strange:
-        refuse(path, "MASK-VALUES", f"values {strange[:8]}", "the values it had a moment ago",
-               "let no other program write while the folder is read")  # fmt: skip
-    table = np.array([id_of[int(value)] for value in values], np.uint8)
-    return table[where].reshape(packed.shape)
-
-
-def _whole(path: Path, values: np.ndarray) -> np.ndarray:
-    values = np.squeeze(values)
-    if values.ndim != 2 or not np.isfinite(values).all() or (values != np.rint(values)).any():
-        refuse(path, "MASK-DTYPE", f"{values.dtype} of shape {values.shape} that are no whole "
-               "numbers", "whole class ids", "save the mask as 8-bit PNG")  # fmt: skip
-    return values.astype(np.int64)
-
-
-def _array_file(path: Path) -> np.ndarray:
-    try:
-        values = np.load(path, mmap_mode="r", allow_pickle=False)
-        if values.size > MAX_PIXELS:
-            refuse(path, "IMAGE-TOO-LARGE", f"{values.size:,} numbers", f"at most {MAX_PIXELS:,}",
-                   "cut it into tiles")  # fmt: skip
-        return _whole(path, np.array(values))
-    except (OSError, ValueError, EOFError) as error:
-        refuse(path, "IMAGE-TRUNCATED", f"no NumPy array ({error})", "an array of numbers",
-               "save it again with numpy.save", error)  # fmt: skip
 
 
 def _voc_grey() -> dict[int, int]:

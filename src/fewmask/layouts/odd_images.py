@@ -30,14 +30,14 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from fewmask.data.content import digest_of
 from fewmask.errors import DataError, Problem
 from fewmask.io import deep_tiff
-from fewmask.io.decoding import MAX_PIXELS, load, opened, refuse
+from fewmask.io.decoding import MAX_PIXELS, eight_bit, load, opened, refuse
 from fewmask.io.images import read_header, read_image
 from fewmask.layouts.records import Pixels, ReadingOptions, Source, stretched
 
 ODD_SUFFIXES = (".bmp", ".gif", ".webp", ".jp2", ".ppm", ".pgm")
 _ODD_FORMATS = ("BMP", "GIF", "WEBP", "JPEG2000", "PPM")
 _GDAL_NODATA = 42_113
-_SAMPLED = 10_000
+_SAMPLED = 1_000
 _DARK_PEAK = 64
 """A 16-bit image whose brightest pixel is below this, of 255, is dark."""
 
@@ -82,6 +82,8 @@ def look_at(path: Path, options: ReadingOptions, ranges: Ranges) -> Look | DataE
         look.images = [partial(_foreign, path)]
         look.done["IMAGE-FORMAT"] = (f"a {path.suffix[1:].upper()} file", "saved as PNG")
         return look
+    if options.bands and path.suffix.lower() in {".tif", ".tiff"}:
+        return _numbers(path, options, ranges, Look())
     try:
         header = read_header(path)
         pixels = read_image(path)
@@ -146,7 +148,10 @@ def _see_otherwise(
 ) -> Look | DataError:
     codes = {problem.code for problem in error.problems}
     if codes == {"IMAGE-ALPHA"}:
-        look = Look([partial(_upon_black, path)], _upon_black(path).shape[:2])
+        try:
+            look = Look([partial(_upon_black, path)], _upon_black(path).shape[:2])
+        except DataError as again:
+            return again
         look.done["IMAGE-ALPHA"] = ("transparent pixels", "laid upon black")
         return look
     if codes & {"IMAGE-BANDS", "IMAGE-CHANNELS", "IMAGE-DTYPE"}:
@@ -174,7 +179,7 @@ def _numbers(
         return look
     valid = values[np.isfinite(values) & (values != nodata)]
     step = max(1, valid.size // _SAMPLED)
-    look.numbers = valid.ravel()[::step]
+    look.numbers = valid.ravel()[::step].copy()
     look.images = [partial(_stretched_bands, path, chosen, look.kind, ranges)]
     dark = look.kind == "uint16"
     look.done["IMAGE-DARK" if dark else "IMAGE-DTYPE"] = (
@@ -194,9 +199,10 @@ def _pages(path: Path, error: DataError) -> Look | DataError:
             kinds = {str(tiff.pages[n].dtype) for n in pages}
     except Exception:  # damage of any kind: what is known of the file stays true
         return error
-    if kinds - {"uint8", "uint16"} or len(shapes) > 1 or len(next(iter(shapes))) > 3:
+    shape = next(iter(shapes))
+    if kinds - {"uint8", "uint16"} or len(shapes) > 1 or shape[2:] not in {(), (3,)}:
         return error
-    height, width = next(iter(shapes))[:2]
+    height, width = shape[:2]
     look = Look([partial(_page, path, number) for number in pages], (height, width))
     look.done["IMAGE-PAGES"] = (f"{len(pages)} pages", "an image of each page, all of one group")
     return look
@@ -207,7 +213,7 @@ def _page(path: Path, number: int) -> np.ndarray:
         pixels = tifffile.imread(path, key=number)
     except Exception as error:
         _damaged(path, error)
-    return pixels if pixels.ndim == 2 else pixels[..., :3]
+    return pixels if pixels.ndim == 2 else eight_bit(pixels)
 
 
 def _bands(path: Path) -> tuple[np.ndarray, float]:
@@ -220,6 +226,12 @@ def _bands(path: Path) -> tuple[np.ndarray, float]:
             return (values[..., None] if values.ndim == 2 else values), float("nan")
         with tifffile.TiffFile(path) as tiff:
             page = tiff.pages.first
+            if sum(1 for each in tiff.pages if not each.aspage().is_reduced) > 1:
+                refuse(path, "IMAGE-PAGES", "several pictures of more bands than RGB",
+                       "one picture in a file", "save the pages as files of their own")  # fmt: skip
+            if page.dtype is not None and page.dtype.kind not in "biuf":
+                refuse(path, "IMAGE-DTYPE", f"pixels of type {page.dtype}", "real numbers",
+                       "save what is to be seen of them")  # fmt: skip
             if page.imagelength * page.imagewidth > MAX_PIXELS:
                 refuse(path, "IMAGE-TOO-LARGE", f"{page.imagelength:,} x {page.imagewidth:,}",
                        f"at most {MAX_PIXELS:,} pixels", "cut the image into tiles")  # fmt: skip
@@ -257,26 +269,31 @@ def _stretched_bands(path: Path, chosen: Sequence[int], kind: str, ranges: Range
     grey = np.where(values == nodata, 0, stretched(values, low, high)).astype(np.uint16)
     if grey.shape[2] == 1:
         return grey[..., 0]
-    return ((grey.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    return eight_bit(grey)
 
 
 def _upon_black(path: Path) -> np.ndarray:
     with opened(path) as image:
         load(image)
-        rgba = ImageOps.exif_transpose(image).convert("RGBA")
-    black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
-    return np.array(Image.alpha_composite(black, rgba).convert("RGB"))
+        return _opaque(ImageOps.exif_transpose(image))
 
 
-def _foreign(path: Path) -> np.ndarray:
+def read_foreign(path: Path) -> Image.Image:
+    """A picture in one of the formats of :data:`ODD_SUFFIXES`, decoded and upright.
+
+    Raises:
+        DataError: damaged, too large, several pictures in one, or something else.
+    """
     try:
         with Image.open(path, formats=_ODD_FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 refuse(path, "IMAGE-TOO-LARGE", f"{image.width:,} x {image.height:,}",
                        f"at most {MAX_PIXELS:,} pixels", "cut the image into tiles")  # fmt: skip
+            if getattr(image, "n_frames", 1) > 1:
+                refuse(path, "IMAGE-PAGES", "several pictures", "one picture in a file",
+                       "save them as PNG, each by itself")  # fmt: skip
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            rgba = upright.convert("RGBA")
+            return ImageOps.exif_transpose(image)
     except UnidentifiedImageError:
         refuse(path, "IMAGE-FORMAT", f"no {path.suffix[1:].upper()} file", "what the name says",
                "convert it to PNG, or remove it")  # fmt: skip
@@ -284,6 +301,15 @@ def _foreign(path: Path) -> np.ndarray:
         raise
     except Exception as error:  # damage makes a decoder raise anything
         _damaged(path, error)
+
+
+def _foreign(path: Path) -> np.ndarray:
+    return _opaque(read_foreign(path))
+
+
+def _opaque(image: Image.Image) -> np.ndarray:
+    """(H, W, 3) uint8, laid upon black."""
+    rgba = image.convert("RGBA")
     black = Image.new("RGBA", rgba.size, (0, 0, 0, 255))
     return np.array(Image.alpha_composite(black, rgba).convert("RGB"))
 

@@ -21,13 +21,16 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from fewmask.data.classes_csv import CLASSES_FILE, classes_text
 from fewmask.data.groups import GROUPS_FILE
-from fewmask.errors import DataError, Problem
+from fewmask.errors import DataError
 from fewmask.io.images import image_size, write_grey16, write_image, write_mask
+from fewmask.io.whole_files import whole_folder
+from fewmask.layouts.files import safe_name
 from fewmask.layouts.records import Class, Entry, Source
 
 SPLIT_FILE, REPAIRS_FILE, TAGS_FILE = "split.csv", "repairs.csv", "tags.csv"
@@ -58,52 +61,87 @@ def write_plain(source: Source, out: Path, watch: Watch = unwatched) -> int:
         ResourceError: the disk refuses.
     """
     _settle(source)
-    making = out.with_name(f".tmp-{out.name}")
-    shutil.rmtree(making, ignore_errors=True)
-    for name in ("images", "masks"):
-        (making / name).mkdir(parents=True)
-    written = []
-    for entry in watch(source.entries, len(source.entries)):
-        try:
-            file, size = _write_image(entry, making / "images")
-        except DataError as error:
-            source.problems += error.problems
-            continue
-        mask = _write_mask(entry, making / "masks", size, source)
-        written.append((entry, file, mask))
-    if not any((making / "masks").rglob("*.png")):
-        shutil.rmtree(making / "masks")
-    _write_tables(source, written, making)
-    if out.is_dir():
-        out.rmdir()
-    making.rename(out)
+    written: list[Written] = []
+    with whole_folder(out) as making:
+        for name in ("images", "masks"):
+            (making / name).mkdir()
+        for entry in watch(source.entries, len(source.entries)):
+            try:
+                file, size = _write_image(entry, making / "images")
+            except DataError as error:
+                source.problems += error.problems
+                continue
+            written.append(Written(entry, file, _write_mask(entry, making / "masks", size, source)))
+        tags = _tags(source, written)
+        for each in [each for each in written if tags and each.entry.id not in tags]:
+            (making / "images" / each.file).unlink()
+            written.remove(each)
+        if not any(each.ids is not None for each in written):
+            shutil.rmtree(making / "masks")
+        _write_tables(source, written, tags, making)
+        if out.is_dir():
+            out.rmdir()
     return len(written)
 
 
+class Written(NamedTuple):
+    """What is in the copy of an entry: its image below ``images/``, and the ids in its mask."""
+
+    entry: Entry
+    file: Path
+    ids: np.ndarray | None
+
+
 def _settle(source: Source) -> None:
-    """Class names and parts that the tables of a plain folder can hold."""
-    renamed = [each.name for each in source.classes if each.name.casefold() in _TAKEN]
+    """Ids, class names and parts that a plain folder's files and tables can hold."""
+    new: dict[str, str] = {}
+    for each in source.classes:
+        name = _table_name(each.name)
+        while name in new.values():
+            name = f"{name}_"
+        new[each.name] = name
+    renamed = [old for old, name in new.items() if old != name]
     if renamed:
-        source.repaired("CLASS-NAMES", "classes", f"a class called {renamed[0]!r}",
-                        "a name that is no column of tags.csv", "_ behind the name")  # fmt: skip
-
-    def plain(name: str) -> str:
-        return f"{name}_" if name in renamed else name
-
-    source.classes = tuple(Class(plain(each.name), each.colour) for each in source.classes)
-    if renamed:
-        source.entries = [
-            entry if entry.tags is None else replace(entry, tags=tuple(map(plain, entry.tags)))
-            for entry in source.entries
-        ]
+        source.repaired("CLASS-NAMES", "classes", f"{len(renamed)} names such as {renamed[0]!r}",
+                        "names that a table can have for columns", "plain names")  # fmt: skip
+    source.classes = tuple(Class(new[each.name], each.colour) for each in source.classes)
     parts = {entry.part for entry in source.entries} - {None}
     if parts == {"train", "val"}:
         source.repaired("SPLIT-FOLDERS", "split", "parts train and val", "a part to test on",
                         "val became test")  # fmt: skip
-        source.entries = [
-            replace(entry, part="test") if entry.part == "val" else entry
-            for entry in source.entries
-        ]
+    lost = [entry.id for entry in source.entries if entry.part is None] if parts else []
+    if lost:
+        source.repaired("SPLIT-FILE", lost[0], f"{len(lost)} images of no part", "a part for each",
+                        "they are of the part train")  # fmt: skip
+    ids: set[str] = set()
+    entries = []
+    for entry in source.entries:
+        name = safe_name(entry.id)
+        while name.casefold() in ids:
+            name = f"{name}_"
+        ids.add(name.casefold())
+        part = entry.part or ("train" if parts else None)
+        part = "test" if part == "val" and parts == {"train", "val"} else part
+        tags = None if entry.tags is None else tuple(new.get(tag, tag) for tag in entry.tags)
+        group = " ".join(_plain_text(entry.group).split())
+        entries.append(replace(entry, id=name, tags=tags, group=group, part=part))
+    source.entries = entries
+
+
+def _table_name(name: str) -> str:
+    """A class name without line breaks, that is no formula and no column of ``tags.csv``."""
+    plain = _plain_text(name) or "class"
+    return f"{plain}_" if plain.casefold() in _TAKEN else plain
+
+
+def _plain_text(text: str) -> str:
+    r"""Text in one line that no spreadsheet takes for a formula.
+
+    >>> _plain_text("=1+1\n x"), _plain_text("left lung")
+    ('_=1+1 x', 'left lung')
+    """
+    line = " ".join(text.split())
+    return f"_{line}" if line[:1] in ("=", "+", "-", "@") else line
 
 
 def _write_image(entry: Entry, folder: Path) -> tuple[Path, tuple[int, int]]:
@@ -145,66 +183,53 @@ def _write_mask(
     return np.unique(mask)
 
 
+def _tags(source: Source, written: Sequence[Written]) -> dict[str, tuple[str, ...]]:
+    """Tags by id, where any are known; of images without, those that the mask shows."""
+    if all(each.entry.tags is None for each in written) or not source.classes:
+        return {}
+    names = [each.name for each in source.classes]
+    tags = {}
+    for entry, _, ids in written:
+        if entry.tags is not None:
+            tags[entry.id] = entry.tags
+        elif ids is not None:
+            tags[entry.id] = tuple(name for i, name in enumerate(names, 1) if i in ids)
+    unknown = [each.entry.id for each in written if each.entry.id not in tags]
+    if unknown:
+        source.report("TAGS-NO-ROW", unknown[0], f"{len(unknown)} images of which nobody says what "
+                      "is on them", "tags, or a mask, for each image", "tag them")  # fmt: skip
+    return tags
+
+
 def _write_tables(
-    source: Source, written: Sequence[tuple[Entry, Path, np.ndarray | None]], out: Path
+    source: Source, written: Sequence[Written], tags: dict[str, tuple[str, ...]], out: Path
 ) -> None:
-    if source.classes:
+    names = [each.name for each in source.classes]
+    if names:
         (out / CLASSES_FILE).write_text(classes_text(source.classes), encoding="utf-8")
-    ids = {entry.id: f"images/{entry.id}" for entry, _, _ in written}
-    groups = [(ids[entry.id], entry.group) for entry, _, _ in written if entry.group]
+    if tags:
+        rows = [(each.file.as_posix(), *(str(int(name in tags[each.entry.id])) for name in names))
+                for each in written]  # fmt: skip
+        _write_table(out / TAGS_FILE, ("file", *names), rows)
+    ids = {each.entry.id: f"images/{each.entry.id}" for each in written}
+    groups = [(ids[each.entry.id], each.entry.group) for each in written if each.entry.group]
     if groups:
         _write_table(out / GROUPS_FILE, ("id", "group"), groups)
-    if any(entry.part for entry, _, _ in written):
-        lost = [entry.id for entry, _, _ in written if not entry.part]
-        if lost:
-            source.report("SPLIT-FILE", lost[0], f"{len(lost)} images of no part",
-                          "a part for each", "add them to split.csv, or do without it")  # fmt: skip
-        rows = [(ids[entry.id], str(entry.part)) for entry, _, _ in written if entry.part]
-        _write_table(out / SPLIT_FILE, ("id", "part"), rows)
-    _write_tags(source, written, out)
+    parts = [(ids[each.entry.id], each.entry.part) for each in written if each.entry.part]
+    if parts:
+        _write_table(out / SPLIT_FILE, ("id", "part"), parts)
     told = [*((each, each.fix) for each in source.repairs),
             *((each, "left out") for each in source.problems)]  # fmt: skip
     _write_table(
         out / REPAIRS_FILE, ("code", "where", "found", "expected", "done"),
-        [(each.code, each.where, each.found, each.expected, done) for each, done in told],
+        [tuple(map(_plain_text, (each.code, each.where, each.found, each.expected, done)))
+         for each, done in told],
     )  # fmt: skip
 
 
-def _write_tags(
-    source: Source, written: Sequence[tuple[Entry, Path, np.ndarray | None]], out: Path
-) -> None:
-    """Tags of all images, or none: those without are known by their masks, or left out."""
-    if all(entry.tags is None for entry, _, _ in written) or not source.classes:
-        return
-    names = [each.name for each in source.classes]
-    rows, unknown = [], []
-    for entry, file, shown in written:
-        tags = entry.tags
-        if tags is None and shown is not None:
-            tags = tuple(name for number, name in enumerate(names, 1) if number in shown)
-        if tags is None:
-            unknown.append(entry.id)
-            (out / "images" / file).unlink()
-            continue
-        rows.append((file.as_posix(), *("1" if name in tags else "0" for name in names)))
-    if unknown:
-        source.problems.append(
-            Problem("TAGS-NO-ROW", unknown[0], f"{len(unknown)} images of which nobody says what "
-                    "is on them", "tags, or a mask, for each image", "tag them")
-        )  # fmt: skip
-    _write_table(out / TAGS_FILE, ("file", *names), rows)
-
-
 def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
-    """A CSV file in which no cell of free text is a spreadsheet's formula."""
     stream = StringIO()
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(columns)
-    harmless = path.name == REPAIRS_FILE
-    for row in rows:
-        writer.writerow([_harmless(cell) if harmless else cell for cell in row])
+    writer.writerows(rows)
     path.write_text(stream.getvalue(), encoding="utf-8")
-
-
-def _harmless(cell: str) -> str:
-    return f"'{cell}" if cell[:1] in ("=", "+", "-", "@", "\t") else cell

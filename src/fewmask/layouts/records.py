@@ -91,6 +91,7 @@ class ReadingOptions:
 
     Attributes:
         class_names: Names of the ids 1, 2, ...; empty: what the data set says, or ``class_1``.
+        class_name: New name of the only class.
         bands: Numbers, from 1, of the bands that are red, green and blue, or of one that is grey;
             empty: the first three, or the only one.
         window: Values that become black and white, for pixels without a fixed range (floats,
@@ -102,6 +103,12 @@ class ReadingOptions:
     bands: tuple[int, ...] = ()
     window: tuple[float, float] | None = None
     group_pattern: str | None = None
+    class_name: str | None = None
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of the ids that were given, in either way."""
+        return self.class_names or ((self.class_name,) if self.class_name else ())
 
     def __post_init__(self) -> None:
         if len(self.bands) not in {0, 1, 3} or any(band < 1 for band in self.bands):

@@ -15,13 +15,14 @@ from pathlib import Path
 
 import numpy as np
 
-from fewmask.errors import DataError, Problem
+from fewmask.errors import DataError, Problem, UsageError
 from fewmask.io.decoding import eight_bit
 from fewmask.io.dicom import is_dicom
 from fewmask.io.dicom_seg import write_dicom_seg
 from fewmask.io.dicom_series import Series
 from fewmask.io.nifti import Volume, is_nifti, nifti_stem, write_mask_like
 from fewmask.layouts import dicom, nifti, nnunet
+from fewmask.layouts.recognise import has_pictures
 from fewmask.layouts.records import Class, Pixels, ReadingOptions, Source
 from fewmask.layouts.volumes import Shelf, open_volume
 
@@ -46,10 +47,21 @@ class Stack:
 
 
 def is_stack(path: Path) -> bool:
-    """Whether a file or folder holds volumes."""
+    """Whether a file is a volume, or a folder holds volumes.
+
+    Raises:
+        UsageError: it holds pictures, too.
+    """
     if path.is_file():
         return is_nifti(path) or is_dicom(path)
-    return path.is_dir() and any(each.recognise(path) for each in (dicom, nifti, nnunet))
+    if not path.is_dir() or not any(each.recognise(path) for each in (dicom, nifti, nnunet)):
+        return False
+    if has_pictures(path):
+        raise UsageError.of(
+            "OTHER-FILES", where=path, found="pictures and volumes in one folder",
+            expected="one kind", fix="give them one after the other, from folders of their own",
+        )  # fmt: skip
+    return True
 
 
 def stacks_of(path: Path, window: Window = None) -> tuple[list[Stack], list[Problem]]:
@@ -70,12 +82,11 @@ def stacks_of(path: Path, window: Window = None) -> tuple[list[Stack], list[Prob
         windows = dicom.Windows(window)
         return [_of_series(each, windows) for each in series], source.problems
     files = nifti.volumes_below(path, source) if path.is_dir() else [path]
-    firsts = [file for file in files if not _is_further_channel(file, files)]
-    shelf, stacks = Shelf(), []
-    for file in firsts:
+    shelf, stacks = Shelf(), list[Stack]()
+    for file, name in _names(files, source).items():
         volume = open_volume(file, source)
         if volume is not None:
-            stacks.append(_of_volume(volume, source.root, shelf, window))
+            stacks.append(_of_volume(volume, name, shelf, window))
     return stacks, source.problems
 
 
@@ -86,17 +97,33 @@ def as_rgb(pixels: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(np.broadcast_to(pixels, (*pixels.shape[:2], 3)))
 
 
-def _is_further_channel(file: Path, files: Sequence[Path]) -> bool:
-    """Whether nnU-Net would take it for a channel beside ``_0000`` of the same case."""
-    stem = nifti_stem(file)
-    first = file.with_name(file.name.replace(stem, f"{_CHANNEL.sub('', stem)}_0000", 1))
-    return bool(_CHANNEL.search(stem)) and file != first and first in files
+def _names(files: Sequence[Path], source: Source) -> dict[Path, Path]:
+    """Names for the masks of volumes: each file's own, as nnU-Net has it for its channels.
+
+    ``case_0000`` is the first of the channels of ``case`` if nothing else is called ``case``; what
+    nnU-Net would take for further channels of it is left out.
+    """
+    plain = {file: file.relative_to(source.root).parent / nifti_stem(file) for file in files}
+    taken = set(plain.values())
+    names: dict[Path, Path] = {}
+    for file, name in plain.items():
+        case = name.with_name(name.name[:-5]) if _CHANNEL.search(name.name) else name
+        in_channels = case != name and case not in taken and case.with_name(
+            f"{case.name}_0000") in taken  # fmt: skip
+        if in_channels and not name.name.endswith("_0000"):
+            continue
+        wanted = case if in_channels else name
+        if wanted in names.values():
+            source.report("STEM-TWICE", file, f"another volume called {wanted}",
+                          "one volume per name", "rename one of them")  # fmt: skip
+            continue
+        names[file] = wanted
+    return names
 
 
-def _of_volume(volume: Volume, root: Path, shelf: Shelf, window: Window) -> Stack:
-    below = volume.path.relative_to(root).parent / _CHANNEL.sub("", nifti_stem(volume.path))
+def _of_volume(volume: Volume, name: Path, shelf: Shelf, window: Window) -> Stack:
     slices = [partial(shelf.grey, volume.path, i, window) for i in range(volume.shape[0])]
-    return Stack(below.as_posix(), slices, partial(_write_volume, volume.path, below))
+    return Stack(name.as_posix(), slices, partial(_write_volume, volume.path, name))
 
 
 def _write_volume(

@@ -39,7 +39,8 @@ class Survey:
         lines = [f"layout: {self.layout}", *counted(self.counts), *listed("Notes", self.notes)]
         lines += listed("Would be repaired", self.repairs, "Done")
         lines += listed("Would be left out", self.problems)
-        lines += ["", "A copy with --fix can be used by every command."]
+        if self.counts["images"]:
+            lines += ["", "A copy with --fix can be used by every command."]
         return "\n".join(lines)
 
     def as_dict(self) -> dict[str, Any]:

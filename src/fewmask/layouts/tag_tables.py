@@ -9,14 +9,15 @@ from __future__ import annotations
 import csv
 import re
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from io import StringIO
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from fewmask.data.files import composed
+from fewmask.data.files import composed, shown
 from fewmask.errors import ResourceError
+from fewmask.layouts.plain_items import Item
 from fewmask.layouts.records import Source
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".parquet")
@@ -36,24 +37,81 @@ class Table:
         tags: Names of the classes of each row's image.
         groups: Groups of the images that have one.
         class_names: All tags: in the order of the columns, or sorted.
+        path: The file.
     """
 
     tags: dict[str, tuple[str, ...]] = field(default_factory=dict)
     groups: dict[str, str] = field(default_factory=dict)
     class_names: tuple[str, ...] = ()
+    path: Path = Path()
+
+    def of_rows(self, image_of: Mapping[str, str]) -> Table:
+        """The table by the ids of images, from those of rows."""
+        tags = {image_of[name]: tags for name, tags in self.tags.items() if name in image_of}
+        groups = {image_of[name]: g for name, g in self.groups.items() if name in image_of}
+        return replace(self, tags=tags, groups=groups)
 
 
-def find_table(folder: Path) -> Path | None:
-    """The table of tags in a folder: ``tags.csv``, or the only one whose columns can be one."""
-    files = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.suffix.lower() in TABLE_SUFFIXES and path.is_file() and path.name[0] != "."
-    ]
-    if named := [path for path in files if path.stem.casefold() == "tags"]:
-        return named[0]
-    others = [path for path in files if path.name not in OUR_TABLES]
-    return others[0] if len(others) == 1 else None
+def choose_table(
+    folders: Sequence[Path], images: Mapping[str, Path], source: Source, *, only_named: bool
+) -> Table:
+    """The table of tags of a data set, its rows by the ids of their images.
+
+    One called ``tags`` is it. Of others, one that has a row for at least half of the images, and an
+    image for at least half of its rows; if there are several such tables, none is.
+
+    Args:
+        folders: Where it may lie, the likeliest first.
+        images: By id.
+        source: Receives what was found out about tables.
+        only_named: Folders say the tags: a table of another name is none.
+
+    Raises:
+        ResourceError: a Parquet file, and pyarrow is not installed.
+    """
+    paths = [path for folder in folders for path in sorted(folder.iterdir()) if _may_be(path)]
+    named = [path for path in paths if path.stem.casefold() == "tags"][:1]
+    fitting = []
+    for path in named or ([] if only_named else paths):
+        table = read_table(path, source)
+        rows = _matched(table, images, path, source) if table.tags else {}
+        enough = len(rows) >= len(table.tags) / 2 and len(rows) >= len(images) / 2
+        if path in named or (rows and enough):
+            fitting.append(table.of_rows(rows))
+    left = [path for path in paths if path not in {table.path for table in fitting}]
+    if len(fitting) > 1:
+        source.note("TAGS-SEVERAL", folders[0], f"{len(fitting)} tables that could be the tags: "
+                    + ", ".join(shown(table.path.name) for table in fitting), "one of them",
+                    "rename the one that is meant to tags.csv")  # fmt: skip
+        return Table()
+    if left:
+        source.note("FILE-SKIPPED", left[0].parent, f"{len(left)} tables that are not read: "
+                    f"{', '.join(shown(path.name) for path in left[:3])}",
+                    "tags.csv, or a table of tags of most images",
+                    "nothing to do, unless one holds the tags")  # fmt: skip
+    if fitting and fitting[0].path.name != "tags.csv":
+        source.repaired("TAGS-MISSING", fitting[0].path, f"tags in {shown(fitting[0].path.name)}",
+                        "tags.csv", "read as the table of tags")  # fmt: skip
+    return fitting[0] if fitting else Table()
+
+
+def with_tags(items: Mapping[str, Item], table: Table, source: Source) -> dict[str, Item]:
+    """Images with the tags of a table; those that it does not name are left out."""
+    bare = sorted(items.keys() - table.tags.keys())
+    if bare:
+        source.report("TAGS-NO-ROW", table.path, f"{len(bare)} images without a row: "
+                      f"{', '.join(bare[:3])}", "one row per image",
+                      "add rows: nobody says what is on them")  # fmt: skip
+    return {
+        key: replace(item, tags=table.tags[key], group=table.groups.get(key, item.group))
+        for key, item in items.items()
+        if key in table.tags
+    }
+
+
+def _may_be(path: Path) -> bool:
+    visible = path.name[0] != "." and path.name not in OUR_TABLES
+    return visible and path.suffix.lower() in TABLE_SUFFIXES and path.is_file()
 
 
 def read_table(path: Path, source: Source) -> Table:
@@ -63,7 +121,7 @@ def read_table(path: Path, source: Source) -> Table:
         ResourceError: a Parquet file, and pyarrow is not installed.
     """
     rows = _parquet(path, source) if path.suffix.lower() == ".parquet" else _text(path, source)
-    table = Table()
+    table = Table(path=path)
     if not rows:
         return table
     columns = list(rows[0])
@@ -104,48 +162,59 @@ def read_table(path: Path, source: Source) -> Table:
         table.tags[name] = tags
         if group_column is not None and row[group_column].strip():
             table.groups[name] = row[group_column].strip()
-    table.class_names = tuple(flags) or tuple(sorted(set().union(*table.tags.values(), set())))
-    return _one_spelling(table, path, source)
+    table.class_names = tuple(flags) or _sorted_tags(table)
+    return _one_spelling(table, path, source, in_columns=bool(flags))
 
 
-def match_rows(
-    names: Collection[str], files: Mapping[str, Path], path: Path, source: Source
-) -> dict[str, str]:
-    """Which image each row is about: by its path, its name, or its stem, in any case.
+def _matched(table: Table, files: Mapping[str, Path], path: Path, source: Source) -> dict[str, str]:
+    """Image id by the file name of a row: by the whole path, then by ever less of it.
 
-    Args:
-        names: File names of the rows.
-        files: Images by their ids.
-        path: The table.
-        source: Receives what is left out.
-
-    Returns:
-        Row's file name to image id; where a name fits several images, none.
+    Each image has one row. A name that fits several images fits none.
     """
     keys: dict[str, set[str]] = defaultdict(set)
     for identity, file in files.items():
-        for key in (identity, f"{identity}{file.suffix}", file.name, file.stem):
-            keys[key].add(identity)
+        parts = PurePosixPath(composed(shown(file.as_posix()))).parts
+        whole = [
+            identity,
+            f"{identity}{file.suffix}",
+            *("/".join(parts[i:]) for i in range(len(parts))),
+        ]
+        for key in (*whole, *(str(PurePosixPath(key).with_suffix("")) for key in whole)):
             keys[key.casefold()].add(identity)
     found: dict[str, str] = {}
-    lost = []
-    for name in names:
-        parts = PurePosixPath(composed(name)).parts
-        tails = ["/".join(parts[start:]) for start in range(len(parts))]
-        tails += [str(PurePosixPath(tail).with_suffix("")) for tail in tails]
-        fits = next((keys[k] for t in tails for k in (t, t.casefold()) if k in keys), set())
-        if len(fits) == 1 and (one := next(iter(fits))) not in found.values():
-            found[name] = one
-        else:
-            lost.append(name)
-    if lost:
-        source.repaired("TAGS-NO-FILE", path, f"{len(lost)} rows without an image of their own: "
-                        f"{', '.join(map(repr, lost[:3]))}", "an image for each row",
+    taken: set[str] = set()
+    rest = {name: _tails(name) for name in table.tags}
+    for cut in range(max((len(tails) for tails in rest.values()), default=0)):
+        for name, tails in list(rest.items()):
+            fits = keys.get(tails[cut].casefold(), set()) if cut < len(tails) else set()
+            free = fits - taken
+            if len(fits) == 1 and free:
+                found[name] = next(iter(free))
+                taken |= free
+                del rest[name]
+    if rest:
+        source.repaired("TAGS-NO-FILE", path, f"{len(rest)} rows without an image of their own: "
+                        f"{', '.join(map(repr, list(rest)[:3]))}", "an image for each row",
                         "left out")  # fmt: skip
     return found
 
 
-def _one_spelling(table: Table, path: Path, source: Source) -> Table:
+def _tails(name: str) -> list[str]:
+    """A path, and what is left of it without ever more of its first folders.
+
+    >>> _tails("a/b.png")
+    ['a/b.png', 'b.png', 'b']
+    """
+    parts = [part for part in PurePosixPath(composed(name)).parts if part not in "/."]
+    tails = ["/".join(parts[start:]) for start in range(len(parts))]
+    return [*tails, str(PurePosixPath(parts[-1]).with_suffix(""))] if parts else []
+
+
+def _sorted_tags(table: Table) -> tuple[str, ...]:
+    return tuple(sorted(set().union(*table.tags.values(), set())))
+
+
+def _one_spelling(table: Table, path: Path, source: Source, *, in_columns: bool) -> Table:
     """Tags that differ in case only become the most frequent spelling."""
     counts = Counter(tag for tags in table.tags.values() for tag in tags)
     best: dict[str, str] = {}
@@ -162,6 +231,8 @@ def _one_spelling(table: Table, path: Path, source: Source) -> Table:
         name: tuple(dict.fromkeys(best[tag.casefold()] for tag in tags))
         for name, tags in table.tags.items()
     }
+    if not in_columns:
+        table.class_names = _sorted_tags(table)
     return table
 
 
@@ -201,6 +272,10 @@ def _text(path: Path, source: Source) -> list[dict[str, str]]:
         source.report("TAGS-EMPTY", path, "no row", "one row per image", "fill the table")
         return []
     columns = [composed(cell.strip()) for cell in lines[0]]
+    if twice := sorted({name for name in columns if columns.count(name) > 1}):
+        source.report("TAGS-COLUMN", path, f"the column {twice[0]!r} twice", "each once",
+                      "rename or remove one of them")  # fmt: skip
+        return []
     ragged = [cells for cells in lines[1:] if len(cells) != len(columns)]
     if ragged:
         source.repaired("TAGS-FORMAT", path, f"{len(ragged)} rows with another number of cells",
