@@ -17,6 +17,7 @@ from fewmask.data.folder import DataFolder, open_folder, read_target
 from fewmask.data.label_sets import read_label_set
 from fewmask.data.roles import is_negative, role_of
 from fewmask.errors import DataError, LeakError, Problem, UsageError
+from fewmask.io.geopackage import require_straight_grid, write_polygons
 from fewmask.io.images import IMAGE_SUFFIXES, read_image, write_image, write_mask
 from fewmask.layouts.stacks import is_stack
 from fewmask.metrics.confusion import confusion_matrix, summarise
@@ -104,6 +105,8 @@ def predict(
     if image_px or bands or polygons or (not probs and is_scene(predictor, images)):
         _refuse_in_data(out, trained.data_folders, images)
         request = SceneRequest.of(card, predictor, images, image_px, bands)
+        if polygons:
+            require_straight_grid(images)
         scene = predict_scene(predictor, card, images, out, request)
         if polygons:
             _write_polygons(scene, out / "polygons", card)
@@ -156,8 +159,6 @@ def _refuse_flags(images: Path, **given: object) -> None:
 
 
 def _write_polygons(mask: Path, folder: Path, card: Mapping[str, Any]) -> None:
-    from fewmask.io.geopackage import write_polygons
-
     folder.mkdir(exist_ok=True)
     background = bool(card.get("background", True))
     write_polygons(

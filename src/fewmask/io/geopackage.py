@@ -46,14 +46,7 @@ def write_polygons(
     partial.unlink(missing_ok=True)
     try:
         with rasterio.open(mask) as file:
-            if file.gcps[0]:
-                raise UsageError.of(
-                    "POLYGONS",
-                    where=mask,
-                    found="control points in place of a transform",
-                    expected="a mask on a straight grid",
-                    fix="gdalwarp the scene first, then predict it",
-                )
+            _refuse_control_points(mask, file)
             system = file.crs.to_wkt() if file.crs else None
             found = _areas(rasterio, shapely, file, name_of)
             count = _write(pyogrio, shapely, partial, found, system)
@@ -67,6 +60,26 @@ def write_polygons(
     finally:
         partial.unlink(missing_ok=True)
     return count
+
+
+def require_straight_grid(scene: Path) -> None:
+    """Refuse a scene whose mask could not be made polygons, before it is predicted.
+
+    Raises:
+        UsageError: it lies on control points.
+        ResourceError: a package is not installed.
+    """
+    rasterio, _, _ = _packages()
+    with rasterio.open(scene) as file:
+        _refuse_control_points(scene, file)
+
+
+def _refuse_control_points(path: Path, file: Any) -> None:
+    if file.gcps[0]:
+        raise UsageError.of(
+            "POLYGONS", where=path, found="control points in place of a transform",
+            expected="a straight grid", fix="gdalwarp the scene first, then predict it",
+        )  # fmt: skip
 
 
 def _areas(

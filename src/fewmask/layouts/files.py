@@ -143,6 +143,7 @@ def safe_name(name: str) -> str:
     for part in name.split("/"):
         plain = part.strip().lstrip("-").strip()
         plain = f"_{plain.lstrip('.')}" if plain.startswith(".") else plain
+        plain = f"_{plain}" if plain[:1] in ("=", "+", "@") else plain  # no formula in a table
         if plain:
             parts.append(plain.encode()[:_LONGEST_BYTES].decode(errors="ignore"))
     return "/".join(parts) or "_"

@@ -179,7 +179,7 @@ def _ids(
         id_of = {**_FIXED, **{i: i for i in known}}
         return Reading(named_classes(classes, list(known)), id_of, object_of=objects)
     in_order = len(ids) == named and not ids & {*range(1, named + 1)}
-    if min(ids) < 0 or len(ids) > MOST_COLOURS or (named and not in_order):
+    if min(ids) < 0 or len(ids) > MOST_COLOURS or _is_soft(ids) or (named and not in_order):
         allowed = set(range(named + 1)) | {IGNORE_INDEX}
         refused = [path for path, tally in tallies.items() if set(tally.counts) - allowed]
         for path in sorted(refused):
@@ -196,6 +196,11 @@ def _ids(
     source.repaired("MASK-VALUES", "masks", f"ids with gaps: {', '.join(map(str, ordered))}",
                     "1, 2, 3, ...", f"numbered anew: {listed}")  # fmt: skip
     return Reading(new, {**_FIXED, **id_of})
+
+
+def _is_soft(ids: set[int]) -> bool:
+    """Whether values go in several steps from dark to white, as soft edges do and ids do not."""
+    return max(ids) > 200 and sum(value > _NEAR for value in ids) >= _LEAST_BETWEEN + 1
 
 
 def _stored_otherwise(

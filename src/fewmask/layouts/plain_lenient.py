@@ -22,6 +22,7 @@ from fewmask.layouts.files import (
     place_of,
 )
 from fewmask.layouts.plain_items import Item, Plain
+from fewmask.layouts.plain_strict import written_parts
 from fewmask.layouts.records import ReadingOptions, Source
 from fewmask.layouts.tag_tables import Table, choose_table
 
@@ -45,6 +46,7 @@ def read_leniently(root: Path, options: ReadingOptions, source: Source) -> Plain
     places = {place_of(file, base) for file in images.values()}
     groups, problems = find_groups(base, places)
     source.problems += problems
+    parts = written_parts(base, source)
     plain = Plain(classes=_classes(base, tags, table, options, source))
     for key, file in images.items():
         if key in unknown:
@@ -52,7 +54,8 @@ def read_leniently(root: Path, options: ReadingOptions, source: Source) -> Plain
         place = place_of(file, base)
         group = table.groups.get(key) or groups.get(place)
         group = group or group_in(place.rpartition("/")[2], pattern) or ""
-        plain.items[key] = Item(file.path, mask_of.get(key), tags.get(key), group, file.part)
+        part = parts.get(place, file.part)
+        plain.items[key] = Item(file.path, mask_of.get(key), tags.get(key), group, part)
     return plain
 
 
@@ -96,9 +99,9 @@ def _pair(
         source.repaired("MASK-PAIRED", shown(loosely[0]), f"{len(loosely)} masks named a little "
                         "otherwise than their images", "the same names",
                         "paired, marks, case and folders aside")  # fmt: skip
-    names = Counter(_without_marks(file) for file in images.values())
+    names = Counter(_without_folder(file) for file in images.values())
     for path, mask in sorted(left.items()):
-        several = names[_without_marks(mask)]
+        several = names[_without_folder(mask)]
         source.report(
             "MASK-SHARED" if several > 1 else "MASK-UNPAIRED", shown(path),
             f"{several} images of this name" if several > 1 else "no image for it alone",

@@ -35,6 +35,7 @@ def read_strictly(root: Path, options: ReadingOptions, source: Source) -> Plain 
         UsageError: a pattern that is none.
     """
     scan = _scanned(root, options, source)
+    source.notes += [each for each in scan.notes if each.code.endswith("SKIPPED")]
     faults = {problem.code for problem in scan.problems}
     if faults - _OF_MASKS - _OF_FILES - _OTHERWISE_TOLD or _has_odd_files(root):
         return None
@@ -42,7 +43,7 @@ def read_strictly(root: Path, options: ReadingOptions, source: Source) -> Plain 
     if not samples or (not scan.folder.mask_encoding and _masks_beside(samples)):
         return None
     items: dict[str, Item] = {}
-    parts = _written_parts(root, source)
+    parts = written_parts(root, source)
     for sample in samples:
         name = role_in(sample.id)[1]
         if name in items:
@@ -50,7 +51,6 @@ def read_strictly(root: Path, options: ReadingOptions, source: Source) -> Plain 
         group = sample.group if sample.group != sample.id else ""
         tags = sample.tags if scan.folder.has_tags else None
         items[name] = Item(sample.image_path, sample.mask_path, tags, group, parts.get(sample.id))
-    source.notes += [each for each in scan.notes if each.code.endswith("SKIPPED")]
     classes, _ = find_classes(root)
     given = options.names or tuple(each.name for each in classes)
     colour_of = {each.name: each.colour for each in classes}
@@ -110,7 +110,7 @@ def _masks_beside(samples: Sequence[object]) -> bool:
     return any(marked_as_mask(stem, stems) for stem in stems)
 
 
-def _written_parts(root: Path, source: Source) -> dict[str, Part]:
+def written_parts(root: Path, source: Source) -> dict[str, Part]:
     """Parts by sample id, from ``split.csv``; a note where it cannot be read."""
     path = root / "split.csv"
     if not path.is_file() or not is_inside(path, root):
