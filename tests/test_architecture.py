@@ -21,6 +21,7 @@ LAYERS = (
         "predict_scene",
         "predict_video",
         "predict_formats",
+        "predict_folder",
         "trained",
         "onnx_graph",
         "onnx_model",

@@ -19,6 +19,7 @@ EXTRAS = {
     "medical": "highdicom",
     "coco": "pycocotools",
     "export": "onnxruntime",
+    "ray": "ray",
     "parquet": "pyarrow",
     "bench": "torchcam",
     "dev": "pytest",

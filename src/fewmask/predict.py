@@ -18,19 +18,18 @@ from fewmask.data.label_sets import read_label_set
 from fewmask.data.roles import is_negative, role_of
 from fewmask.errors import DataError, LeakError, Problem, UsageError
 from fewmask.io.geopackage import require_straight_grid, write_polygons
-from fewmask.io.images import IMAGE_SUFFIXES, read_image, write_image, write_mask
+from fewmask.io.images import IMAGE_SUFFIXES, read_image, write_mask
 from fewmask.layouts.stacks import is_stack
 from fewmask.metrics.confusion import confusion_matrix, summarise
 from fewmask.pipelines.finished import predictor_of_run, read_card
 from fewmask.pipelines.running import data_folders_of, folds_of_run, recorded_settings
+from fewmask.predict_folder import Engine, predict_pictures
 from fewmask.predict_formats import Format, hand_over, require_formats
 from fewmask.predict_scene import SceneRequest, is_scene, predict_scene
 from fewmask.predict_volume import predict_volumes
-from fewmask.report.figures import colours_like, drawn_ids, overlay
 from fewmask.trained import open_trained
 from fewmask.training.device import choose_device
 from fewmask.training.evaluation import with_empty_background
-from fewmask.training.export import save_probs
 from fewmask.training.known_images import KnownImages
 from fewmask.training.progress import watched
 from fewmask.training.run_folder import RunFolder
@@ -50,6 +49,7 @@ def predict(
     polygons: bool = False,
     window: tuple[float, float] | None = None,
     to: Sequence[Format] = (),
+    engine: Engine = Engine(),  # noqa: B008 - frozen
 ) -> list[Path]:
     """Write ``OUT/masks/<name>.png`` (class ids) and ``OUT/overlays/<name>.png`` for each image.
 
@@ -57,6 +57,8 @@ def predict(
 
     NIfTI volumes and DICOM series give a mask of the same kind each, see
     :func:`fewmask.predict_volume.predict_volumes`.
+
+    Where a folder was stopped, the same call goes on with what is missing.
 
     A single georeferenced TIFF is a scene where the run ends with a segmenter: it is read by
     windows, and its mask is a GeoTIFF, see :func:`fewmask.predict_scene.predict_scene`. Where that
@@ -79,6 +81,7 @@ def predict(
         to: Of a folder of images, what else to write, see
             :func:`fewmask.predict_formats.hand_over`; what is worth knowing about these files goes
             to the standard error.
+        engine: Of pictures, where they are predicted.
 
     Returns:
         The masks' paths; each mask has the size of its image.
@@ -92,7 +95,6 @@ def predict(
     trained = open_trained(run, device)
     predictor, card = trained.predictor, trained.card
     require_formats(images, to, card)
-    background = card.get("background", True)
     if is_stack(images):
         _refuse_flags(images, probs=probs, image_px=image_px, bands=bands, polygons=polygons)
         RunFolder.require_free(out)
@@ -111,28 +113,11 @@ def predict(
         if polygons:
             _write_polygons(scene, out / "polygons", card)
         return [scene]
-    RunFolder.require_free(out)
     _refuse_in_data(out, trained.data_folders, images)
-    colours = colours_like(card.get("class_colours", ()))
-    written: list[Path] = []
-    problems: list[Problem] = []
-    for name, path in watched(found.items(), len(found), "predict", "image"):
-        try:
-            image = read_image(path)
-        except DataError as error:
-            problems += error.problems
-            continue
-        scores = predictor.probs(image)
-        mask = predictor.mask_of_probs(image, scores)
-        target = out / "masks" / f"{name}.png"
-        for folder in ("masks", "overlays"):
-            (out / folder / name).parent.mkdir(parents=True, exist_ok=True)
-        write_mask(target, mask)
-        drawn = overlay(image, drawn_ids(mask, background), colours=colours)
-        write_image(out / "overlays" / f"{name}.png", drawn)
-        if probs:
-            save_probs(out / "probs" / f"{name}.npy", scores)
-        written.append(target)
+    names, problems = predict_pictures(
+        trained, run, found, out, device=device, save_probs=probs, engine=engine
+    )
+    written = [out / "masks" / f"{name}.png" for name in names]
     for note in hand_over(images, out, card, to) if written else ():
         sys.stderr.write(f"{note}\n")
     if problems:

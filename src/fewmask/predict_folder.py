@@ -1,0 +1,282 @@
+"""Pictures of a folder to masks: decoded, predicted and written side by side, here or on Ray.
+
+Each file appears whole or not at all, the mask last, so that a mask that is there is finished.
+Where it was stopped or killed, the same call goes on with what is missing.
+
+With Ray, a worker is a process with its own copy of the network. What a killed worker had begun is
+given to another one; both would write the same bytes, so that each picture has one mask.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import deque
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+
+from fewmask.errors import DataError, FewmaskError, Interrupted, Problem, ResourceError
+from fewmask.io.images import read_image, write_image, write_mask
+from fewmask.report.figures import colours_like, drawn_ids, overlay
+from fewmask.trained import Trained, open_trained
+from fewmask.training.checkpoint import write_atomically
+from fewmask.training.export import save_probs
+from fewmask.training.progress import watched
+from fewmask.training.run_folder import RunFolder
+
+UNFINISHED = ".unfinished"
+AHEAD = 4
+"""Pictures that are decoded, or wait to be written, while another is predicted."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Where pictures are predicted.
+
+    Attributes:
+        kind: In this process, or by Ray's workers.
+        workers: Of Ray; 0: one for each CPU that Ray has.
+        address: Of a Ray cluster, such as ``auto`` for the one that this machine belongs to; None:
+            one on this machine, for this call alone.
+    """
+
+    kind: Literal["local", "ray"] = "local"
+    workers: int = 0
+    address: str | None = None
+
+
+class Outcome(NamedTuple):
+    """Names of the pictures that have a mask now, and what was wrong with the others."""
+
+    names: list[str]
+    problems: list[Problem]
+
+
+class Picture(NamedTuple):
+    """A picture, its class probabilities (K + 1, H, W) and its mask (H, W)."""
+
+    image: np.ndarray
+    probs: np.ndarray
+    mask: np.ndarray
+
+
+class Predicting:
+    """One picture after the other to files below a folder.
+
+    Args:
+        trained: What predicts.
+        out: The folder.
+        save_probs: Also write class probabilities.
+    """
+
+    def __init__(self, trained: Trained, out: Path, *, save_probs: bool) -> None:
+        self.predictor, self.out, self.save_probs = trained.predictor, out, save_probs
+        self.background = bool(trained.card.get("background", True))
+        self.colours = colours_like(trained.card.get("class_colours", ()))
+
+    def compute(self, image: np.ndarray) -> Picture:
+        """The network's part."""
+        probs = self.predictor.probs(image)
+        return Picture(image, probs, self.predictor.mask_of_probs(image, probs))
+
+    def write(self, name: str, picture: Picture) -> None:
+        """Overlay, probabilities, and last the mask."""
+        target = self.out / "masks" / f"{name}.png"
+        drawn = self.out / "overlays" / f"{name}.png"
+        for path in (target, drawn):
+            path.parent.mkdir(parents=True, exist_ok=True)
+        shown = drawn_ids(picture.mask, self.background)
+        write_image(drawn, overlay(picture.image, shown, colours=self.colours))
+        if self.save_probs:
+            save_probs(self.out / "probs" / f"{name}.npy", picture.probs)
+        write_mask(target, picture.mask)
+
+
+def predict_pictures(
+    trained: Trained,
+    source: RunFolder | Path,
+    found: Mapping[str, Path],
+    out: Path,
+    *,
+    device: str = "auto",
+    save_probs: bool = False,
+    engine: Engine = Engine(),
+) -> Outcome:
+    """Write a mask and an overlay of each picture.
+
+    Args:
+        trained: What predicts, opened from ``source``.
+        source: A run, its path, or an exported file: workers open it themselves.
+        found: Pictures by name.
+        out: New or empty folder, or one in which the same was begun and not finished.
+        device: See ``--device``.
+        save_probs: Also write class probabilities.
+        engine: Where it is done.
+
+    Raises:
+        UsageError: ``out`` holds something else.
+        Interrupted: it was stopped; the same call goes on.
+        ResourceError: the disk refuses, Ray is not installed, or its cluster cannot be reached.
+    """
+    marker = _begin(out, trained, found, save_probs=save_probs)
+    missing = {name: path for name, path in found.items()
+               if not (out / "masks" / f"{name}.png").is_file()}  # fmt: skip
+    try:
+        if engine.kind == "ray":
+            path = source.path if isinstance(source, RunFolder) else source
+            problems = _on_ray(engine, missing, path.resolve(), device, out.resolve(), save_probs)
+        else:
+            problems = _here(Predicting(trained, out, save_probs=save_probs), missing)
+    except KeyboardInterrupt:
+        raise Interrupted.of(
+            "INTERRUPTED", where=out, found="a signal to stop",
+            expected="finished masks kept, and they are", fix="the same command goes on",
+        ) from None  # fmt: skip
+    shutil.rmtree(marker)
+    told = [problem for of_one in problems.values() for problem in of_one]
+    return Outcome([name for name in found if name not in problems], told)
+
+
+def _begin(out: Path, trained: Trained, found: Mapping[str, Path], *, save_probs: bool) -> Path:
+    """Note what is written there; what was noted before must be the same."""
+    names = "\n".join(f"{name}\t{path.resolve()}" for name, path in found.items())
+    key = {
+        "weights": trained.card.get("sha256") or trained.card.get("weights_sha256", ""),
+        "pictures": sha256(names.encode(errors="surrogateescape")).hexdigest(),
+        "probs": save_probs,
+    }
+    marker = out / UNFINISHED
+    try:
+        if json.loads((marker / "state.json").read_text()) == key:
+            return marker
+    except (OSError, ValueError):
+        pass
+    RunFolder.require_free(out)
+    marker.mkdir(parents=True)
+    write_atomically(marker / "state.json", json.dumps(key).encode())
+    return marker
+
+
+def _here(work: Predicting, found: Mapping[str, Path]) -> dict[str, list[Problem]]:
+    """Decode the next pictures and write the last ones while one is predicted.
+
+    Returns:
+        What is wrong with those that have no mask, by name.
+    """
+    problems: dict[str, list[Problem]] = {}
+    todo = iter(found.items())
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        ahead: deque[Future[np.ndarray]] = deque()
+        behind: deque[Future[None]] = deque()
+        for _, path in zip(range(AHEAD), todo, strict=False):
+            ahead.append(reader.submit(read_image, path[1]))
+        for name in watched(found, len(found), "predict", "image"):
+            image = ahead.popleft()
+            if (following := next(todo, None)) is not None:
+                ahead.append(reader.submit(read_image, following[1]))
+            try:
+                picture = work.compute(image.result())
+            except DataError as error:
+                problems[name] = list(error.problems)
+                continue
+            behind.append(writer.submit(work.write, name, picture))
+            if len(behind) > AHEAD:
+                behind.popleft().result()
+        for last in behind:
+            last.result()
+    return problems
+
+
+def _on_ray(
+    engine: Engine, found: Mapping[str, Path], source: Path, device: str, out: Path,
+    save_probs: bool,
+) -> dict[str, list[Problem]]:  # fmt: skip
+    """The same by Ray's workers, each with as many threads as this process."""
+    if not found:
+        return {}
+    ray = _ray(engine)
+    workers = engine.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
+    rows = [{"name": name, "path": str(path.resolve())} for name, path in found.items()]
+    data = ray.data.from_items(rows, override_num_blocks=min(len(rows), 8 * workers))
+    made = data.map(
+        _Worker, fn_constructor_args=(source, device, out, save_probs, torch.get_num_threads()),
+        concurrency=workers, num_cpus=1,
+    )  # fmt: skip
+    problems: dict[str, list[Problem]] = {}
+    for row in watched(made.iter_rows(), len(rows), "predict", "image"):
+        told = [Problem(**each) for each in json.loads(row["problems"])]
+        if row["fatal"]:
+            raise _error_called(row["fatal"])(*told)
+        if told:
+            problems[row["name"]] = told
+    return problems
+
+
+class _Worker:
+    """What a Ray worker does; its errors travel as text, since they are no plain exceptions."""
+
+    def __init__(
+        self, source: Path, device: str, out: Path, save_probs: bool, threads: int
+    ) -> None:
+        torch.set_num_threads(threads)
+        self.work: Predicting | None = None
+        self.open: Callable[[], Predicting] = lambda: Predicting(
+            open_trained(source, device), out, save_probs=save_probs
+        )
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
+        """Predict a picture; an error is returned."""
+        fatal, problems = "", []
+        try:
+            self.work = self.work or self.open()
+            try:
+                image = read_image(row["path"])
+            except DataError as error:
+                problems = [problem.as_dict() for problem in error.problems]
+            else:
+                self.work.write(row["name"], self.work.compute(image))
+        except FewmaskError as error:
+            fatal = type(error).__name__
+            problems = [problem.as_dict() for problem in error.problems]
+        return {"name": row["name"], "fatal": fatal, "problems": json.dumps(problems)}
+
+
+def _error_called(name: str) -> type[FewmaskError]:
+    """The class of an error by its name."""
+    return next((each for each in FewmaskError.__subclasses__() if each.__name__ == name),
+                ResourceError)  # fmt: skip
+
+
+def _ray(engine: Engine) -> ModuleType:
+    """Ray, connected to a cluster, or to one of its own on this machine."""
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise ResourceError.of(
+            "RAY-PACKAGE", where="ray", found="not installed",
+            expected="Ray Data, which shares work among processes and machines",
+            fix='pip install "fewmask[ray]"',
+        ) from None  # fmt: skip
+    if not ray.is_initialized():
+        own: dict[str, Any] = {"num_cpus": engine.workers or None, "include_dashboard": False}
+        try:
+            ray.init(address=engine.address, log_to_driver=False, **({} if engine.address else own))
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise ResourceError.of(
+                "RAY-CLUSTER", where=engine.address or "this machine",
+                found=str(error).splitlines()[0], expected="a Ray cluster that can be reached",
+                fix="`ray status` tells whether one is up; leave out --ray-address for one on "
+                "this machine",
+            ) from None  # fmt: skip
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False
+    return ray
