@@ -378,9 +378,9 @@ class Greedy(Dataset):
     ],
 )
 def test_memory_that_ends_is_exit_14_and_the_way_out(fewmask, small_data, monkeypatch, work, found):
-    from fewmask.data import check
+    from fewmask import checking
 
-    monkeypatch.setattr(check, "check_folder", lambda *_, **__: work())
+    monkeypatch.setattr(checking, "check_folder", lambda *_, **__: work())
     result = fewmask("check", small_data)
     assert result.code == 14
     assert result.err.startswith("RESOURCES this machine: found ")
@@ -404,12 +404,12 @@ def test_memory_that_ends_is_exit_14_and_the_way_out(fewmask, small_data, monkey
 def test_what_the_system_refuses_is_told_in_its_words_with_the_file_and_a_fitting_fix(
     fewmask, small_data, monkeypatch, number, expected, fix
 ):
-    from fewmask.data import check
+    from fewmask import checking
 
     def refuse(*_, **__):
         raise OSError(number, os.strerror(number), "the/file.png")
 
-    monkeypatch.setattr(check, "check_folder", refuse)
+    monkeypatch.setattr(checking, "check_folder", refuse)
     result = fewmask("check", small_data)
     assert result.code == 14
     told, _, mend = result.err.partition(". Fix: ")
@@ -422,21 +422,21 @@ def test_what_the_system_refuses_is_told_in_its_words_with_the_file_and_a_fittin
 def test_an_error_of_the_system_without_a_number_or_a_name_is_told_as_it_is(
     fewmask, small_data, monkeypatch
 ):
-    from fewmask.data import check
+    from fewmask import checking
 
     def refuse(*_, **__):
         raise OSError("the reader gave up\nand more")
 
-    monkeypatch.setattr(check, "check_folder", refuse)
+    monkeypatch.setattr(checking, "check_folder", refuse)
     result = fewmask("check", small_data)
     assert result.code == 14
     assert result.err.startswith("RESOURCES this machine: found the reader gave up; expected ")
 
 
 def test_a_bug_is_not_called_a_lack_of_memory(fewmask, small_data, monkeypatch):
-    from fewmask.data import check
+    from fewmask import checking
 
-    monkeypatch.setattr(check, "check_folder", lambda *_, **__: torch.ones(2) @ torch.ones(3))
+    monkeypatch.setattr(checking, "check_folder", lambda *_, **__: torch.ones(2) @ torch.ones(3))
     with pytest.raises(RuntimeError, match="size"):
         fewmask("check", small_data)
 
@@ -444,12 +444,12 @@ def test_a_bug_is_not_called_a_lack_of_memory(fewmask, small_data, monkeypatch):
 def test_ctrl_c_where_no_run_is_under_way_stops_with_75_and_promises_no_resume(
     fewmask, small_data, monkeypatch
 ):
-    from fewmask.data import check
+    from fewmask import checking
 
     def interrupt(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(check, "check_folder", interrupt)
+    monkeypatch.setattr(checking, "check_folder", interrupt)
     result = fewmask("check", small_data)
     assert result.code == 75
     assert result.err.startswith("stopped; ")
