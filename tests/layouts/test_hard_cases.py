@@ -299,3 +299,14 @@ def test_a_class_called_like_a_formula_is_plain_text_in_every_table(root, rng):
     assert [row["name"] for row in table(copy / "classes.csv")] == ["_=1+1"]
     assert not [line for path in copy.glob("*.csv") for line in path.read_text().splitlines()
                 if any(cell.startswith("=") for cell in line.split(","))]  # fmt: skip
+
+
+def test_slices_without_anything_to_see_are_left_out(root, rng):
+    nibabel = pytest.importorskip("nibabel")
+    voxels = rng.random((8, 8, 6)).astype(np.float32)
+    voxels[..., 4:] = 0
+    nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), root / "v.nii.gz")
+    mended, copy = copied(root)
+    assert mended.written == 4
+    assert "IMAGE-BLANK" in (copy / "repairs.csv").read_text()
+    assert not mended.report.problems

@@ -65,13 +65,20 @@ def write_plain(source: Source, out: Path, watch: Watch = unwatched) -> int:
     with whole_folder(out) as making:
         for name in ("images", "masks"):
             (making / name).mkdir()
+        blank = []
         for entry in watch(source.entries, len(source.entries)):
             try:
+                if _is_blank(entry):
+                    blank.append(entry.id)
+                    continue
                 file, size = _write_image(entry, making / "images")
             except DataError as error:
                 source.problems += error.problems
                 continue
             written.append(Written(entry, file, _write_mask(entry, making / "masks", size, source)))
+        if blank:
+            source.repaired("IMAGE-BLANK", blank[0], f"{len(blank)} slices or pages without any "
+                            "contrast", "something to see", "left out")  # fmt: skip
         tags = _tags(source, written)
         for each in [each for each in written if tags and each.entry.id not in tags]:
             (making / "images" / each.file).unlink()
@@ -142,6 +149,13 @@ def _plain_text(text: str) -> str:
     """
     line = " ".join(text.split())
     return f"_{line}" if line[:1] in ("=", "+", "-", "@") else line
+
+
+def _is_blank(entry: Entry) -> bool:
+    """Whether a slice or page shows nothing, and nobody has labelled anything on it."""
+    if isinstance(entry.image, Path) or not entry.group or np.ptp(entry.image()):
+        return False
+    return entry.mask is None or not entry.mask().any()
 
 
 def _write_image(entry: Entry, folder: Path) -> tuple[Path, tuple[int, int]]:
