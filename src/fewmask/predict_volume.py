@@ -16,8 +16,8 @@ from fewmask.predict_formats import classes_of_card
 from fewmask.report.figures import colours_like, drawn_ids, overlay
 from fewmask.training.progress import watched
 
-SHEET_SLICES, SHEET_COLUMNS = 12, 4
-"""How many slices a sheet shows, and how many side by side."""
+SHEET_SLICES, SHEET_COLUMNS, SHEET_SIDE_PX = 12, 4, 256
+"""How many slices a sheet shows, how many side by side, and the least side of a slice on it."""
 
 
 def predict_volumes(
@@ -80,11 +80,18 @@ def _predict(
         )  # fmt: skip
     target = stack.write(np.stack(masks), out / "masks", classes)
     shown = sorted(np.argsort(areas, kind="stable")[::-1][:SHEET_SLICES].tolist())
-    drawn = [overlay(as_rgb(stack.slices[i]()), masks[i], colours=colours) for i in shown]
+    drawn = [_drawn(as_rgb(stack.slices[i]()), masks[i], colours) for i in shown]
     sheet = out / "overlays" / f"{stack.name}.png"
     sheet.parent.mkdir(parents=True, exist_ok=True)
     write_image(sheet, _sheet(drawn))
     return target
+
+
+def _drawn(image: np.ndarray, mask: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """A slice with its mask laid over it, each pixel enlarged where there are few."""
+    factor = max(1, -(-SHEET_SIDE_PX // max(image.shape[:2])))
+    large, ids = (array.repeat(factor, 0).repeat(factor, 1) for array in (image, mask))
+    return overlay(large, ids, colours=colours)
 
 
 def _sheet(pictures: Sequence[np.ndarray]) -> np.ndarray:
