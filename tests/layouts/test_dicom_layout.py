@@ -369,3 +369,19 @@ def test_errors_quote_no_header(tmp_path):
     source = read(tmp_path)
     assert codes(source.problems) == ["DICOM-TRUNCATED"] * 3
     assert CANARY not in "".join(map(str, source.problems))
+
+
+def test_a_copys_tables_have_no_name_of_a_file(tmp_path):
+    from fewmask.checking import mend
+
+    folder = tmp_path / "ZZPHI Doe"
+    for i in range(3):
+        pixels = np.arange(64).reshape(8, 8) * (i + 1)
+        dicom_files.save(folder / f"ZZPHI-{i}.dcm", pixels, z=i, number=i + 1)
+    data = (folder / "ZZPHI-0.dcm").read_bytes()
+    (folder / "ZZPHI-torn.dcm").write_bytes(data[:200])
+    mended = mend(tmp_path, tmp_path.parent / "copy")
+    assert "ZZPHI" in mended.text(), "whoever runs it may see which file it is"
+    copied = [path for path in (tmp_path.parent / "copy").rglob("*") if path.is_file()]
+    assert len(copied) > 3
+    assert not [path for path in copied if b"ZZPHI" in path.read_bytes() or "ZZPHI" in str(path)]

@@ -310,3 +310,12 @@ def test_slices_without_anything_to_see_are_left_out(root, rng):
     assert mended.written == 4
     assert "IMAGE-BLANK" in (copy / "repairs.csv").read_text()
     assert not mended.report.problems
+
+
+def test_an_images_function_may_give_deep_colours(root, tmp_path):
+    from fewmask.layouts.plain_copy import write_plain
+    from fewmask.layouts.records import Entry, Source
+
+    deep = np.zeros((4, 5, 3), np.uint16) + np.array([0, 257 * 7, 65_535], np.uint16)
+    write_plain(Source("test", root, [Entry("a", lambda: deep)]), tmp_path / "copy")
+    assert np.asarray(Image.open(tmp_path / "copy/images/a.png"))[0, 0].tolist() == [0, 7, 255]

@@ -58,7 +58,7 @@ def read(root: Path, options: ReadingOptions) -> Source:
         ResourceError: pydicom is not installed.
         UsageError: ``CLASS-NAMES``.
     """
-    source = Source("DICOM", root)
+    source = Source("DICOM", root, is_private=True)
     headers = _headers(other_files(root, source), source)
     images = [each for each in headers if _is_image(each)]
     _note_left_out(headers, source)

@@ -27,7 +27,8 @@ import numpy as np
 
 from fewmask.data.classes_csv import CLASSES_FILE, classes_text
 from fewmask.data.groups import GROUPS_FILE
-from fewmask.errors import DataError
+from fewmask.errors import DataError, Problem
+from fewmask.io.decoding import eight_bit
 from fewmask.io.images import image_size, write_grey16, write_image, write_mask
 from fewmask.io.whole_files import whole_folder
 from fewmask.layouts.files import safe_name
@@ -168,10 +169,10 @@ def _write_image(entry: Entry, folder: Path) -> tuple[Path, tuple[int, int]]:
         return file, size
     pixels, file = entry.image(), Path(f"{entry.id}.png")
     (folder / file).parent.mkdir(parents=True, exist_ok=True)
-    if pixels.dtype == np.uint16:
+    if pixels.dtype == np.uint16 and pixels.ndim == 2:
         write_grey16(folder / file, pixels)
-    else:
-        write_image(folder / file, pixels)
+    else:  # no PNG of 16-bit colours is read without loss
+        write_image(folder / file, eight_bit(pixels))
     return file, pixels.shape[:2]
 
 
@@ -232,13 +233,19 @@ def _write_tables(
     parts = [(ids[each.entry.id], each.entry.part) for each in written if each.entry.part]
     if parts:
         _write_table(out / SPLIT_FILE, ("id", "part"), parts)
-    told = [*((each, each.fix) for each in source.repairs),
-            *((each, "left out") for each in source.problems)]  # fmt: skip
+    told = [*((_nameless(each, source), each.fix) for each in source.repairs),
+            *((_nameless(each, source), "left out") for each in source.problems)]  # fmt: skip
     _write_table(
         out / REPAIRS_FILE, ("code", "where", "found", "expected", "done"),
         [tuple(map(_plain_text, (each.code, each.where, each.found, each.expected, done)))
          for each, done in told],
     )  # fmt: skip
+
+
+def _nameless(problem: Problem, source: Source) -> Problem:
+    """A problem without the name of its file, where such names are private."""
+    hidden = source.is_private and str(source.root) in problem.where
+    return replace(problem, where="a file of the source") if hidden else problem
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:

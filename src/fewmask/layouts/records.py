@@ -62,6 +62,7 @@ class Source:
         problems: What cannot be read at all and is left out.
         notes: What is worth knowing.
         repairs: What is read otherwise than it stands there; each says in ``fix`` what was done.
+        is_private: Names of files and folders may tell who a patient is: no copy has them.
     """
 
     layout: str
@@ -71,6 +72,7 @@ class Source:
     problems: list[Problem] = field(default_factory=list)
     notes: list[Problem] = field(default_factory=list)
     repairs: list[Problem] = field(default_factory=list)
+    is_private: bool = False
 
     def report(self, code: str, where: object, found: str, expected: str, fix: str) -> None:
         """Add a problem."""
