@@ -55,13 +55,13 @@ def read_groups(path: Path) -> tuple[dict[str, str], list[Problem]]:
         problem = Problem("GROUPS-FORMAT", str(path), "a row without id or group",
                           "both in every row", "correct or remove it")  # fmt: skip
         return {}, [problem]
-    found = {composed(name): composed(group) for name, group in rows}
-    if len(found) < len(set(rows)):
-        twice = next(name for name, group in rows if found[composed(name)] != composed(group))
+    group_of = {composed(name): composed(group) for name, group in rows}
+    if len(group_of) < len(set(rows)):
+        twice = next(name for name, group in rows if group_of[composed(name)] != composed(group))
         problem = Problem("GROUPS-FORMAT", str(path), f"{twice} in two groups", "one group each",
                           "correct it")  # fmt: skip
         return {}, [problem]
-    return found, []
+    return group_of, []
 
 
 def find_groups(root: Path, ids: Collection[str]) -> tuple[dict[str, str], list[Problem]]:
