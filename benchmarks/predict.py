@@ -54,7 +54,8 @@ def predictor() -> SegmenterPredictor:
     """The network, at 512 px, by a single view."""
     torch.manual_seed(0)
     network = build_segmenter(num_classes=2, pretrained=True).eval()
-    return SegmenterPredictor(network.to(memory_format=torch.channels_last), (SIDE, SIDE), "single")
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return SegmenterPredictor(network, (SIDE, SIDE), "single")
 
 
 def in_turns(calls: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:

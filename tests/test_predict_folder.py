@@ -80,6 +80,7 @@ def test_a_damaged_picture_is_told_and_the_others_are_done(run, pictures, tmp_pa
     assert len(list((tmp_path / "out/masks").rglob("*.png"))) == 11
 
 
+@pytest.mark.slow
 def test_ray_gives_each_mask_once_and_the_same_bytes_though_workers_are_killed(
     run, pictures, tmp_path
 ):
