@@ -69,10 +69,11 @@ def write_plain(source: Source, out: Path, watch: Watch = unwatched) -> int:
         blank = []
         for entry in watch(source.entries, len(source.entries)):
             try:
-                if _is_blank(entry):
+                pixels = None if isinstance(entry.image, Path) else entry.image()
+                if pixels is not None and _is_blank(entry, pixels):
                     blank.append(entry.id)
                     continue
-                file, size = _write_image(entry, making / "images")
+                file, size = _write_image(entry, pixels, making / "images")
             except DataError as error:
                 source.problems += error.problems
                 continue
@@ -81,9 +82,10 @@ def write_plain(source: Source, out: Path, watch: Watch = unwatched) -> int:
             source.repaired("IMAGE-BLANK", blank[0], f"{len(blank)} slices or pages without any "
                             "contrast", "something to see", "left out")  # fmt: skip
         tags = _tags(source, written)
-        for each in [each for each in written if tags and each.entry.id not in tags]:
-            (making / "images" / each.file).unlink()
-            written.remove(each)
+        for each in written:
+            if tags and each.entry.id not in tags:
+                (making / "images" / each.file).unlink()
+        written = [each for each in written if not tags or each.entry.id in tags]
         if not any(each.ids is not None for each in written):
             shutil.rmtree(making / "masks")
         _write_tables(source, written, tags, making)
@@ -152,22 +154,26 @@ def _plain_text(text: str) -> str:
     return f"_{line}" if line[:1] in ("=", "+", "-", "@") else line
 
 
-def _is_blank(entry: Entry) -> bool:
+def _is_blank(entry: Entry, pixels: np.ndarray) -> bool:
     """Whether a slice or page shows nothing, and nobody has labelled anything on it."""
-    if isinstance(entry.image, Path) or not entry.group or np.ptp(entry.image()):
+    if not entry.group or np.ptp(pixels):
         return False
     return entry.mask is None or not entry.mask().any()
 
 
-def _write_image(entry: Entry, folder: Path) -> tuple[Path, tuple[int, int]]:
-    """Write an image; returns its path below ``folder``, and its height and width."""
+def _write_image(
+    entry: Entry, pixels: np.ndarray | None, folder: Path
+) -> tuple[Path, tuple[int, int]]:
+    """Write an image, from its pixels or its file; returns its path below, height and width."""
     if isinstance(entry.image, Path):
         file = Path(f"{entry.id}{entry.image.suffix.lower()}")
         (folder / file).parent.mkdir(parents=True, exist_ok=True)
         size = image_size(entry.image)
         shutil.copyfile(entry.image, folder / file)
         return file, size
-    pixels, file = entry.image(), Path(f"{entry.id}.png")
+    if pixels is None:
+        pixels = entry.image()
+    file = Path(f"{entry.id}.png")
     (folder / file).parent.mkdir(parents=True, exist_ok=True)
     if pixels.dtype == np.uint16 and pixels.ndim == 2:
         write_grey16(folder / file, pixels)
