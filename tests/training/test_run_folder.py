@@ -303,7 +303,7 @@ def made(run):
             StageSpec("b", function, reads=("a",)),
             StageSpec("c", function, settings=("b",)),
         ]
-        data = SimpleNamespace(samples=[])
+        data = SimpleNamespace(samples=[], root=run.path)
         work = Workspace(run, Fake(**settings), data, torch.device("cpu"))
         run_stages(work, specs, ["a", "b", "c"])
         return "".join(ran)
@@ -367,7 +367,7 @@ def folder(run, tmp_path):
             for n in ("x", "y", "z")
             if (tmp_path / n).exists()
         ]
-        data = SimpleNamespace(samples=samples)
+        data = SimpleNamespace(samples=samples, root=tmp_path)
         return Workspace(run, Fake(**settings), data, torch.device("cpu"))
 
     def write(work, stage):
@@ -469,7 +469,7 @@ def test_the_time_of_a_stage_is_that_of_all_processes_that_worked_on_it(run, in_
 
     def work_on(function):
         now[0] += 50000  # between two processes
-        work = Workspace(run, Fake(), SimpleNamespace(samples=[]), torch.device("cpu"))
+        work = Workspace(run, Fake(), SimpleNamespace(samples=[], root=run.path), torch.device("cpu"))
         run_stages(work, [StageSpec("a", lambda _, stage: function(stage))], ["a"])
         return work.stages["a"].facts["seconds"]
 
@@ -485,7 +485,7 @@ def test_a_signal_is_obeyed_between_two_stages(run):
         StageSpec("a", lambda *_: ran.append("a") or os.kill(os.getpid(), signal.SIGTERM)),
         StageSpec("b", lambda *_: ran.append("b")),
     ]
-    work = Workspace(run, Fake(), SimpleNamespace(samples=[]), torch.device("cpu"))
+    work = Workspace(run, Fake(), SimpleNamespace(samples=[], root=run.path), torch.device("cpu"))
     with pytest.raises(KeyboardInterrupt), stop_on_signals():
         run_stages(work, specs, ["a", "b"])
     assert ran == ["a"]
@@ -494,7 +494,7 @@ def test_a_signal_is_obeyed_between_two_stages(run):
 
 
 def test_a_stage_of_another_fold_is_another_stage(run):
-    work = Workspace(run, Fake(), SimpleNamespace(samples=[]), torch.device("cpu"))
+    work = Workspace(run, Fake(), SimpleNamespace(samples=[], root=run.path), torch.device("cpu"))
     folds, ran = [replace(work, fold=f, folder=f"fold-{f}", stages={}) for f in (0, 1)], []
     specs = [
         StageSpec("a", lambda work, stage: ran.append("a"), shared=True),
