@@ -19,6 +19,7 @@ LAYERS = (
     {
         "predict",
         "predict_scene",
+        "runtimes",
         "predict_video",
         "predict_formats",
         "predict_folder",

@@ -26,6 +26,7 @@ def predict(
     engine: Literal["local", "ray"] = "local",
     workers: int = 0,
     ray_address: str | None = None,
+    runtime: Literal["auto", "channels-last", "contiguous", "bf16", "onnx"] = "auto",
 ) -> None:
     """Masks (PNG, class ids) and overlays for other images, same names and sizes.
 
@@ -48,6 +49,8 @@ def predict(
         engine: ray: share a folder of images among Ray's workers (needs the extra `ray`).
         workers: Of Ray; 0: one for each CPU.
         ray_address: Of a Ray cluster, such as `auto`; without it, one on this machine alone.
+        runtime: The form in which the network computes; auto: of 200 pictures or windows and more,
+            the fastest on the first ones, if its masks are the same; else channels-last.
     """
     from fewmask.cli import NEW_MASKS, tell_next
     from fewmask.predict import predict as predict_images
@@ -64,14 +67,14 @@ def predict(
             raise UsageError.of("VIDEO-FLAG", where=flag, found=f"a video, {images}",
                                 expected="images", fix=f"leave out {flag}")  # fmt: skip
         with stop_on_signals():
-            print(predict_video(run, images, out, device=device))
+            print(predict_video(run, images, out, device=device, runtime=runtime))
         tell_next(shell_command("predict", run, "IMAGES", "-o", free_path(NEW_MASKS)), own="IMAGES")
         return
     with stop_on_signals():
         written = predict_images(
             run, images, out, device=device, probs=save_probs,
             image_px=image_px, bands=bands, polygons=polygons, window=window,
-            to=to, engine=Engine(engine, workers, ray_address),
+            to=to, engine=Engine(engine, workers, ray_address), runtime=runtime,
         )  # fmt: skip
     count = "1 mask" if len(written) == 1 else f"{len(written)} masks"
     print(f"{count} in {out / 'masks'}, overlays in {out / 'overlays'}")

@@ -27,6 +27,7 @@ from fewmask.predict_folder import Engine, predict_pictures
 from fewmask.predict_formats import Format, hand_over, require_formats
 from fewmask.predict_scene import SceneRequest, is_scene, predict_scene
 from fewmask.predict_volume import predict_volumes
+from fewmask.runtimes import Runtime
 from fewmask.trained import open_trained
 from fewmask.training.device import choose_device
 from fewmask.training.evaluation import with_empty_background
@@ -50,6 +51,7 @@ def predict(
     window: tuple[float, float] | None = None,
     to: Sequence[Format] = (),
     engine: Engine = Engine(),  # noqa: B008 - frozen
+    runtime: Runtime = "auto",
 ) -> list[Path]:
     """Write ``OUT/masks/<name>.png`` (class ids) and ``OUT/overlays/<name>.png`` for each image.
 
@@ -82,6 +84,8 @@ def predict(
             :func:`fewmask.predict_formats.hand_over`; what is worth knowing about these files goes
             to the standard error.
         engine: Of pictures, where they are predicted.
+        runtime: The form in which the network computes, see :mod:`fewmask.runtimes`. Of ``auto`` it
+            is measured where there are many pictures or windows; of volumes nothing is measured.
 
     Returns:
         The masks' paths; each mask has the size of its image.
@@ -94,12 +98,15 @@ def predict(
     """
     trained = open_trained(run, device)
     predictor, card = trained.predictor, trained.card
+    if runtime != "auto":
+        trained.in_form(runtime)  # refused before anything is written
     require_formats(images, to, card)
     if is_stack(images):
         _refuse_flags(images, probs=probs, image_px=image_px, bands=bands, polygons=polygons)
         RunFolder.require_free(out)
         _refuse_in_data(out, trained.data_folders, images)
-        return predict_volumes(predictor, card, images, out, window)
+        form, _ = trained.measured(runtime, 0, ())
+        return predict_volumes(trained.in_form(form).predictor, card, images, out, window)
     if window is not None:
         raise UsageError.of("VOLUME-MISSING", where="--window", found=f"{images}, no volume",
                             expected="NIfTI or DICOM", fix="leave out --window")  # fmt: skip
@@ -109,13 +116,13 @@ def predict(
         request = SceneRequest.of(card, predictor, images, image_px, bands)
         if polygons:
             require_straight_grid(images)
-        scene = predict_scene(predictor, card, images, out, request)
+        scene = predict_scene(trained, images, out, request, runtime)
         if polygons:
             _write_polygons(scene, out / "polygons", card)
         return [scene]
     _refuse_in_data(out, trained.data_folders, images)
     names, problems = predict_pictures(
-        trained, run, found, out, device=device, save_probs=probs, engine=engine
+        trained, run, found, out, device=device, save_probs=probs, engine=engine, runtime=runtime
     )
     written = [out / "masks" / f"{name}.png" for name in names]
     for note in hand_over(images, out, card, to) if written else ():

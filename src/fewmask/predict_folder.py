@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -26,6 +28,7 @@ import torch
 from fewmask.errors import DataError, FewmaskError, Interrupted, Problem, ResourceError
 from fewmask.io.images import read_image, write_image, write_mask
 from fewmask.report.figures import colours_like, drawn_ids, overlay
+from fewmask.runtimes import AS_TRAINED, Form, Runtime
 from fewmask.trained import Trained, open_trained
 from fewmask.training.checkpoint import write_atomically
 from fewmask.training.export import save_probs
@@ -109,6 +112,7 @@ def predict_pictures(
     device: str = "auto",
     save_probs: bool = False,
     engine: Engine = Engine(),
+    runtime: Runtime = AS_TRAINED,
 ) -> Outcome:
     """Write a mask and an overlay of each picture.
 
@@ -120,19 +124,24 @@ def predict_pictures(
         device: See ``--device``.
         save_probs: Also write class probabilities.
         engine: Where it is done.
+        runtime: The form in which the network computes; of ``auto`` the standard error tells which
+            one was chosen. What is gone on with keeps its form.
 
     Raises:
-        UsageError: ``out`` holds something else.
+        UsageError: ``out`` holds something else, or the run does not have this form.
         Interrupted: it was stopped; the same call goes on.
         ResourceError: the disk refuses, Ray is not installed, or its cluster cannot be reached.
     """
-    marker = _begin(out, trained, found, save_probs=save_probs)
+    form = _begin(out, trained, found, save_probs=save_probs, runtime=runtime)
+    trained = trained.in_form(form)
     missing = {name: path for name, path in found.items()
                if not (out / "masks" / f"{name}.png").is_file()}  # fmt: skip
     try:
         if engine.kind == "ray":
             path = source.path if isinstance(source, RunFolder) else source
-            problems = _on_ray(engine, missing, path.resolve(), device, out.resolve(), save_probs)
+            problems = _on_ray(
+                engine, missing, path.resolve(), device, form, out.resolve(), save_probs
+            )
         else:
             problems = _here(Predicting(trained, out, save_probs=save_probs), missing)
     except KeyboardInterrupt:
@@ -140,29 +149,43 @@ def predict_pictures(
             "INTERRUPTED", where=out, found="a signal to stop",
             expected="finished masks kept, and they are", fix="the same command goes on",
         ) from None  # fmt: skip
-    shutil.rmtree(marker)
+    shutil.rmtree(out / UNFINISHED)
     told = [problem for of_one in problems.values() for problem in of_one]
     return Outcome([name for name in found if name not in problems], told)
 
 
-def _begin(out: Path, trained: Trained, found: Mapping[str, Path], *, save_probs: bool) -> Path:
-    """Note what is written there; what was noted before must be the same."""
+def _begin(
+    out: Path, trained: Trained, found: Mapping[str, Path], *, save_probs: bool, runtime: Runtime
+) -> Form:
+    """Note what is written there, and choose the form; what was noted before must be the same."""
     names = "\n".join(f"{name}\t{path.resolve()}" for name, path in found.items())
     key = {
         "weights": trained.card.get("sha256") or trained.card.get("weights_sha256", ""),
         "pictures": sha256(names.encode(errors="surrogateescape")).hexdigest(),
         "probs": save_probs,
+        "runtime": runtime,
     }
-    marker = out / UNFINISHED
+    noted = out / UNFINISHED / "state.json"
     try:
-        if json.loads((marker / "state.json").read_text()) == key:
-            return marker
-    except (OSError, ValueError):
+        state = json.loads(noted.read_text())
+        form: Form = state.pop("form")
+        if state == key:
+            return form
+    except (OSError, ValueError, LookupError, AttributeError):
         pass
     RunFolder.require_free(out)
-    marker.mkdir(parents=True)
-    write_atomically(marker / "state.json", json.dumps(key).encode())
-    return marker
+    form, choice = trained.measured(runtime, len(found), _readable(found.values()))
+    if choice:
+        sys.stderr.write(f"{choice}\n")
+    noted.parent.mkdir(parents=True)
+    write_atomically(noted, json.dumps({**key, "form": form}).encode())
+    return form
+
+
+def _readable(paths: Iterable[Path]) -> Iterator[np.ndarray]:
+    for path in paths:
+        with suppress(DataError):  # told later, with its name
+            yield read_image(path)
 
 
 def _here(work: Predicting, found: Mapping[str, Path]) -> dict[str, list[Problem]]:
@@ -196,7 +219,7 @@ def _here(work: Predicting, found: Mapping[str, Path]) -> dict[str, list[Problem
 
 
 def _on_ray(
-    engine: Engine, found: Mapping[str, Path], source: Path, device: str, out: Path,
+    engine: Engine, found: Mapping[str, Path], source: Path, device: str, form: Form, out: Path,
     save_probs: bool,
 ) -> dict[str, list[Problem]]:  # fmt: skip
     """The same by Ray's workers, each with as many threads as this process."""
@@ -207,7 +230,9 @@ def _on_ray(
     rows = [{"name": name, "path": str(path.resolve())} for name, path in found.items()]
     data = ray.data.from_items(rows, override_num_blocks=min(len(rows), 8 * workers))
     made = data.map(
-        _Worker, fn_constructor_args=(source, device, out, save_probs, torch.get_num_threads()),
+        _Worker, fn_constructor_args=(
+            source, device, form, out, save_probs, torch.get_num_threads()
+        ),
         concurrency=workers, num_cpus=1,
     )  # fmt: skip
     problems: dict[str, list[Problem]] = {}
@@ -224,12 +249,12 @@ class _Worker:
     """What a Ray worker does; its errors travel as text, since they are no plain exceptions."""
 
     def __init__(
-        self, source: Path, device: str, out: Path, save_probs: bool, threads: int
+        self, source: Path, device: str, form: Form, out: Path, save_probs: bool, threads: int
     ) -> None:
         torch.set_num_threads(threads)
         self.work: Predicting | None = None
         self.open: Callable[[], Predicting] = lambda: Predicting(
-            open_trained(source, device), out, save_probs=save_probs
+            open_trained(source, device).in_form(form), out, save_probs=save_probs
         )
 
     def __call__(self, row: dict[str, Any]) -> dict[str, str]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Sequence
-from dataclasses import dataclass
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,23 @@ from fewmask.errors import CheckpointError, Interrupted, UsageError
 from fewmask.io.geotiff import BLOCK_PX, Scene, is_georeferenced
 from fewmask.io.images import write_image
 from fewmask.report.figures import colours_like, drawn_ids, overlay
+from fewmask.runtimes import AS_TRAINED, Form, Runtime
+from fewmask.trained import Trained
 from fewmask.training.checkpoint import write_atomically
 from fewmask.training.inference import predict_probs
 from fewmask.training.progress import watched
 from fewmask.training.run_folder import RunFolder
 from fewmask.training.segmenting import SegmenterPredictor
 from fewmask.training.signals import stop_if_asked
-from fewmask.training.windows import Grid, enlarged, needed, probs_of_bands, ready, spans
+from fewmask.training.windows import (
+    WINDOW,
+    Grid,
+    enlarged,
+    needed,
+    probs_of_bands,
+    ready,
+    spans,
+)
 
 MOST_ENLARGED = 8
 """A scene is enlarged no more than so many times before the network sees it."""
@@ -113,20 +124,21 @@ def is_scene(predictor: Any, path: Path) -> bool:
 
 
 def predict_scene(
-    predictor: SegmenterPredictor,
-    card: dict[str, Any],
+    trained: Trained,
     path: Path,
     out: Path,
     request: SceneRequest,
+    runtime: Runtime = AS_TRAINED,
 ) -> Path:
     """Write ``OUT/masks/NAME.tif`` and a small ``OUT/overlays/NAME.jpg``.
 
     Args:
-        predictor: Of the run. Its refinement, which knows images of the run's size, is left out.
-        card: Of the run.
+        trained: A segmenter. Its refinement, which knows images of the run's size, is left out.
         path: The scene.
         out: New or empty folder, or one in which the same was begun and not finished.
         request: How to read the scene.
+        runtime: The form in which the network computes, as for pictures; the middle of the scene
+            is what forms are measured on.
 
     Returns:
         The mask: uint8 class ids with the scene's coordinate system and transform, a colour table,
@@ -139,14 +151,17 @@ def predict_scene(
         ResourceError: the disk refuses, or the extra ``geo`` is not installed.
     """
     with Scene(path, request.bands) as scene:
-        grid = Grid.at_scale(scene.size, request.image_px, predictor.working_size)
+        grid = Grid.at_scale(scene.size, request.image_px, trained.predictor.working_size)
         progress = _Progress.open(out, scene.size, {
             "scene": [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns],
-            "weights": card.get("sha256", ""), "grid": grid, "bands": request.bands,
+            "weights": trained.card.get("sha256", ""), "grid": grid, "bands": request.bands,
+            "runtime": runtime,
         })  # fmt: skip
+        form = progress.form or _form(trained, runtime, scene, grid)
+        progress.keep_form(form)
         try:
-            _fill(progress, predictor, scene, grid)
-            target = _write(progress, card, scene, out)
+            _fill(progress, trained.in_form(form).predictor, scene, grid)
+            target = _write(progress, trained.card, scene, out)
         except KeyboardInterrupt:
             raise Interrupted.of(
                 "INTERRUPTED",
@@ -157,6 +172,28 @@ def predict_scene(
             ) from None
     progress.remove()
     return target
+
+
+def _form(trained: Trained, runtime: Runtime, scene: Scene, grid: Grid) -> Form:
+    """Choose the form in which the windows are computed."""
+    window = replace(trained.predictor, working_size=(WINDOW, WINDOW))
+    count = len(spans(grid.cells[0])) * len(spans(grid.cells[1]))
+    form, choice = replace(trained, predictor=window).measured(
+        runtime, count, _some_windows(scene, grid)
+    )
+    if choice:
+        sys.stderr.write(f"{choice}\n")
+    return form
+
+
+def _some_windows(scene: Scene, grid: Grid) -> Iterator[np.ndarray]:
+    """Pixels of a few windows, from the middle outwards."""
+    for share in (0.5, 0.3, 0.7):
+        yield scene.read(*(
+            slice(first := int(share * max(pixels - size, 0)), min(first + size, pixels))
+            for pixels, cells in zip(grid.pixels, grid.cells, strict=True)
+            for size in (max(1, round(WINDOW * pixels / cells)),)
+        ))  # fmt: skip
 
 
 def _write(progress: _Progress, card: dict[str, Any], scene: Scene, out: Path) -> Path:
@@ -251,6 +288,16 @@ class _Progress:
     def done_rows(self) -> int:
         """Rows of pixels that are finished."""
         return int(self._state["rows"])
+
+    @property
+    def form(self) -> Form | None:
+        """The form of the network that the bands are computed in, once it is chosen."""
+        return self._state.get("form")
+
+    def keep_form(self, form: Form) -> None:
+        """Say which it is."""
+        self._state["form"] = form
+        self.save(self.bands, self.done_rows)
 
     def write(self, top: int, ids: np.ndarray) -> None:
         """Keep (n, width) uint8 ids, the rows from ``top`` on."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from fewmask.errors import DataError, Problem
 from fewmask.io.video import VIDEO_SUFFIXES, VideoReader, VideoWriter, require_output
 from fewmask.report.figures import colours_like, drawn_ids, overlay
+from fewmask.runtimes import Runtime
 from fewmask.trained import open_trained
 from fewmask.training.progress import watched
 from fewmask.training.run_folder import RunFolder
@@ -45,7 +46,12 @@ def is_video(path: Path) -> bool:
 
 
 def predict_video(
-    run: RunFolder | Path, clip: Path, out: Path, *, device: str = "auto"
+    run: RunFolder | Path,
+    clip: Path,
+    out: Path,
+    *,
+    device: str = "auto",
+    runtime: Runtime = "auto",
 ) -> VideoResult:
     """Write ``out``, the clip with masks laid over it; frames pass through one at a time.
 
@@ -56,6 +62,8 @@ def predict_video(
         clip: A video.
         out: A new video; not inside the run's data. See :data:`fewmask.io.video.OUTPUT_SUFFIXES`.
         device: See ``--device``.
+        runtime: The form in which the network computes, see :mod:`fewmask.runtimes`; ``auto`` is as
+            it was trained.
 
     Raises:
         DataError: the clip cannot be read; where it breaks off, the frames before are written.
@@ -65,6 +73,7 @@ def predict_video(
     require_output(out)
     RunFolder.require_free(out)
     trained = open_trained(run, device)
+    trained = trained.in_form(trained.measured(runtime, 0, ())[0])
     predictor, card = trained.predictor, trained.card
     for folder in trained.data_folders:
         refuse_inside(out, folder)
