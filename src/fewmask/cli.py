@@ -38,6 +38,8 @@ app.command("fewmask.cli_factory:app", name="factory", group=MAKE,
             help="A labelled-data factory from about thirty masks.")  # fmt: skip
 app.command("fewmask.cli_domains:select", name="select", group=MAKE,
             help="Choose the images of a pool that are like a target.")  # fmt: skip
+app.command("fewmask.cli_check:check", name="check", group=LOOK,
+            help="What is in a data folder, what it is good for, and every problem.")  # fmt: skip
 app.command("fewmask.cli_predict:predict", name="predict", group=USE,
             help="Masks and overlays of other images, scenes, volumes and videos.")  # fmt: skip
 app.command("fewmask.cli_export:export", name="export", group=USE,
@@ -134,7 +136,7 @@ def evaluate(
     with stop_on_signals():
         metrics = evaluate_run(RunFolder.open(run), data, device=device, save_masks=save_masks)
     if json:
-        _print_json(metrics)
+        print_json(metrics)
         return
     print(metrics.pop("measured"))
     for name, value in metrics.items():
@@ -144,88 +146,6 @@ def evaluate(
             print(f"{name:40} {shown}" + (f"   [{interval[0]:.4f}, {interval[1]:.4f}]" if interval else ""))  # fmt: skip  # noqa: E501
     file = free_path(Path("scores.json"))
     tell_next(f"{shell_command('evaluate', run, data, '--json')} > {file}")
-
-
-@app.command(group=LOOK)
-def check(
-    data: Path,
-    /,
-    *,
-    fix: Path | None = None,
-    class_name: str | None = None,
-    class_names: tuple[str, ...] | None = None,
-    group_pattern: str | None = None,
-    bands: tuple[int, ...] = (),
-    window: tuple[float, float] | None = None,
-    json: bool = False,
-) -> None:
-    """What is in a data folder and every problem at once; changes nothing. Exit 10 if problems.
-
-    With --fix also if anything could not be read and was left out of the copy.
-
-    Args:
-        data: The folder, as fewmask reads it (docs/data.md) or as COCO, Pascal VOC, CVAT, Label
-            Studio, Cityscapes, CamVid, nnU-Net, NIfTI or DICOM have it.
-        fix: Write a repaired copy there, that every command reads. The data stay as they are.
-        class_name: Name of the one class.
-        class_names: The classes in the order of their mask ids.
-        group_pattern: Regular expression for groups, as in `fewmask tags`.
-        bands: With --fix: bands that are red, green and blue, or a grey one, counted from 1.
-        window: With --fix: values that become black and white, where pixels have no fixed range.
-        json: One JSON object on the standard output.
-    """
-    from fewmask.checking import check as check_data
-    from fewmask.checking import mend
-    from fewmask.data.check import CheckReport
-    from fewmask.training.run_places import free_path
-
-    options: dict[str, Any] = {
-        "class_name": class_name, "class_names": class_names or (),
-        "group_pattern": group_pattern, "bands": bands, "window": window,
-    }  # fmt: skip
-    if fix is not None:
-        mended = mend(data, fix, **options)
-        _print_report(mended, json=json)
-        if not mended.report.problems and not json:
-            _tell_use(fix, mended.report.uses[0], None, None, None)  # names stand in the copy
-        raise SystemExit(10 if mended.report.problems or mended.source.problems else 0)
-    report = check_data(data, **options)
-    _print_report(report, json=json)
-    if json:
-        pass
-    elif isinstance(report, CheckReport) and not report.problems:
-        _tell_use(data, report.uses[0], class_name, class_names, group_pattern)
-    elif report.counts["images"]:
-        place = free_path(Path("fixed"))
-        if data.resolve() in (place.resolve(), *place.resolve().parents):
-            place = free_path(data.resolve().parent / f"{data.resolve().name}-fixed")
-        flags: list[object] = ["--class-name", class_name] if class_name else []
-        flags += ["--class-names", *class_names] if class_names else []
-        flags += [f"--group-pattern={group_pattern}"] if group_pattern else []
-        flags += ["--bands", *bands] if bands else []
-        flags += ["--window", *window] if window else []
-        tell_next(shell_command("check", data, "--fix", place, *flags))
-    raise SystemExit(10 if report.problems else 0)
-
-
-def _tell_use(
-    data: Path, verb: str, class_name: str | None, class_names: tuple[str, ...] | None,
-    group_pattern: str | None,
-) -> None:  # fmt: skip
-    """The command that a checked folder is good for."""
-    from fewmask.training.run_places import find_runs, free_path
-
-    if verb == "predict":
-        finished = [run.path for run in find_runs(Path("runs")) if run.is_finished()]
-        words = (verb, finished[0] if finished else "RUN", data, "-o", free_path(NEW_MASKS))
-        tell_next(shell_command(*words), own="" if finished else "RUN")
-        return
-    flags: list[object] = ["-o", free_path(Path("runs/first"))]
-    flags += ["--class-name", class_name] if class_name else []
-    flags += ["--class-names", *class_names] if class_names else []
-    flags += [f"--group-pattern={group_pattern}"] if group_pattern else []
-    flags += [f"--split-file={data / 'split.csv'}"] if (data / "split.csv").is_file() else []
-    tell_next(shell_command(verb, data, *flags))
 
 
 @app.command(group=LOOK)
@@ -254,7 +174,7 @@ def runs(root: Path = Path("runs"), /, *, json: bool = False) -> None:
 
     found = [run.summary() for run in find_runs(root)]
     if json:
-        _print_json(found)
+        print_json(found)
         return
     if not found:
         print(f"no runs below {root}")
@@ -280,7 +200,7 @@ def doctor(*, json: bool = False) -> None:
 
     facts = examine()
     if json:
-        _print_json(facts)
+        print_json(facts)
     else:
         for name, value in facts.items():
             print(f"{name:32} {value}")
@@ -298,7 +218,7 @@ def networks(*, json: bool = False) -> None:
 
     rows = [row._asdict() for row in published_networks()]
     if json:
-        _print_json(rows)
+        print_json(rows)
         return
     for row in rows:
         print("{name:44} {parameters:>13,} in all {trainable:>13,} trainable".format(**row))
@@ -338,7 +258,7 @@ def main(arguments: list[str] | None = None) -> NoReturn:
 
 def _fail(error: FewmaskError, as_json: bool) -> NoReturn:
     if as_json:
-        _print_json({"problems": [problem.as_dict() for problem in error.problems]})
+        print_json({"problems": [problem.as_dict() for problem in error.problems]})
     for problem in error.problems:
         if isinstance(error, Interrupted):  # what was asked for is no problem
             print(f"{problem.where}: stopped on request; everything is saved", file=sys.stderr)
@@ -368,15 +288,8 @@ def _print_table(path: Path) -> None:
     print(summary_table(path))
 
 
-def _print_report(report: Any, *, json: bool) -> None:
-    """Something with ``as_dict`` and ``text``."""
-    if json:
-        _print_json(report.as_dict())
-    else:
-        print(report.text())
-
-
-def _print_json(value: Any) -> None:
+def print_json(value: Any) -> None:
+    """One JSON object on the standard output."""
     print(json.dumps(value, indent=1, default=str))
 
 
@@ -388,7 +301,7 @@ def tell_next(*commands: str, own: str = "", file: TextIO | None = None) -> None
 
 def planned(plan: dict[str, Any], command: str) -> None:
     """Print what a run would do as JSON; what comes next stands apart, on the standard error."""
-    _print_json(plan)
+    print_json(plan)
     tell_next(command, file=sys.stderr)
 
 
