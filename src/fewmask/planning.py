@@ -28,16 +28,16 @@ from fewmask.pipelines import (
 
 PRESET = "fast"
 COSTS = {
-    "segmenter, training": 3.0,
-    "segmenter, a view": 1.3,
-    "classifier, training": 3.4,
+    "segmenter, training": 3.1,
+    "segmenter, a view": 1.5,
+    "classifier, training": 3.1,
     "map, a view": 1.1,
-    "cut along colours": 2.2,
-    "translators, training": 17.4,
-    "generator, training": 22.1,
+    "cut along colours": 1.4,
+    "translators, training": 17.0,
+    "generator, training": 23.0,
 }
 """CPU seconds a megapixel; measured by ``benchmarks/step_costs.py``."""
-COSTS_GFLOPS = 52.8
+COSTS_GFLOPS = 42.9
 """What one core of that machine reached at :func:`matrix_rate`."""
 CORES_TELL = 0.8
 """So many times as many cores are that to this power times as fast."""
