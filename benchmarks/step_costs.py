@@ -179,7 +179,9 @@ def main() -> None:
             metrics = {"cpu_seconds_per_megapixel": round(seconds, 3)}
             rows.append({"name": name, **provenance(), "metrics": metrics})
     rate = round(matrix_rate(), 1)
-    rows.append({"name": "matrix product, gigaflops of a core", **provenance(), "metrics": {"gflops": rate}})
+    rows.append(
+        {"name": "matrix product, gigaflops of a core", **provenance(), "metrics": {"gflops": rate}}
+    )
     data = "random pixels, sizes of preset fast, one thread"
     write_results("step_costs", "python benchmarks/step_costs.py", rows, machine=machine(),
                   data=data, folder=out)  # fmt: skip

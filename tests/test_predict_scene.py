@@ -277,6 +277,8 @@ def test_sixteen_bits_and_bands_by_number(fewmask, tiny_run, write, tmp_path):
         (lambda write: write().parent, ("--image-px", 40), 2, "SCENE-MISSING"),
         (lambda write: write(), ("--image-px", 0), 2, "IMAGE-PX"),
         (lambda write: write(), ("--image-px", 32, 32, 32), 2, "3 numbers"),
+        (lambda write: write(), ("--margin-px", 100), 2, "MARGIN-PX"),
+        (lambda write: write().parent, ("--margin-px", 64), 2, "SCENE-MISSING"),
         (lambda write: truncated(write(compress="deflate")), (), 10, "SCENE-UNREADABLE"),
     ],
 )  # fmt: skip

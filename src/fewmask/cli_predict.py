@@ -20,6 +20,7 @@ def predict(
     save_probs: bool = False,
     image_px: Annotated[tuple[int, ...], Parameter(negative="")] = (),
     bands: Annotated[tuple[int, ...], Parameter(negative="")] = (),
+    margin_px: int = 0,
     polygons: Annotated[bool, Parameter(negative="")] = False,
     window: tuple[float, float] | None = None,
     to: Annotated[tuple[Literal["coco", "cvat", "label-studio"], ...], Parameter(negative="")] = (),
@@ -43,6 +44,8 @@ def predict(
         image_px: For scenes at another resolution: height and width in the scene's px, or one
             number for both, of what an image of the run's kind shows.
         bands: Of a scene, the numbers of red, green and blue, or of one band.
+        margin_px: Of a scene, how wide a border of each window has no say, at the network's scale;
+            default 64. 448 is as far as EfficientNet-Lite0 looks, and six times the work.
         polygons: Of a scene, also a GeoPackage of its areas.
         window: Of volumes, values that become black and white, such as -160 240.
         to: Of a folder of images, also files that these tools import.
@@ -62,6 +65,7 @@ def predict(
 
     if is_video(images):
         given = {"--save-probs": save_probs, "--image-px": image_px, "--bands": bands,
+                 "--margin-px": margin_px,
                  "--polygons": polygons, "--window": window, "--to": to}  # fmt: skip
         for flag in (flag for flag, value in given.items() if value):
             raise UsageError.of("VIDEO-FLAG", where=flag, found=f"a video, {images}",
@@ -73,7 +77,7 @@ def predict(
     with stop_on_signals():
         written = predict_images(
             run, images, out, device=device, probs=save_probs,
-            image_px=image_px, bands=bands, polygons=polygons, window=window,
+            image_px=image_px, bands=bands, margin_px=margin_px, polygons=polygons, window=window,
             to=to, engine=Engine(engine, workers, ray_address), runtime=runtime,
         )  # fmt: skip
     count = "1 mask" if len(written) == 1 else f"{len(written)} masks"

@@ -47,6 +47,7 @@ def predict(
     probs: bool = False,
     image_px: Sequence[int] = (),
     bands: Sequence[int] = (),
+    margin_px: int = 0,
     polygons: bool = False,
     window: tuple[float, float] | None = None,
     to: Sequence[Format] = (),
@@ -78,6 +79,8 @@ def predict(
         image_px: Height and width in px, or one number for both, that an image of the run's kind
             has in a scene; without it, what the run's images have.
         bands: Of a scene, see :class:`fewmask.io.geotiff.Scene`.
+        margin_px: Of a scene: pixels at the network's scale at a window's border that have no say;
+            0: 64. As wide as the network looks, windows give what the whole scene at once would.
         polygons: Of a scene: also write ``OUT/polygons/NAME.gpkg``.
         window: Of volumes, values that become black and white; None: as ``fewmask check --fix``.
         to: Of a folder of images, what else to write, see
@@ -102,7 +105,10 @@ def predict(
         trained.in_form(runtime)  # refused before anything is written
     require_formats(images, to, card)
     if is_stack(images):
-        _refuse_flags(images, probs=probs, image_px=image_px, bands=bands, polygons=polygons)
+        _refuse_flags(
+            images, probs=probs, image_px=image_px, bands=bands, margin_px=margin_px,
+            polygons=polygons,
+        )  # fmt: skip
         RunFolder.require_free(out)
         _refuse_in_data(out, trained.data_folders, images)
         form, _ = trained.measured(runtime, 0, ())
@@ -111,9 +117,9 @@ def predict(
         raise UsageError.of("VOLUME-MISSING", where="--window", found=f"{images}, no volume",
                             expected="NIfTI or DICOM", fix="leave out --window")  # fmt: skip
     found = images_below(images)
-    if image_px or bands or polygons or (not probs and is_scene(predictor, images)):
+    if image_px or bands or margin_px or polygons or (not probs and is_scene(predictor, images)):
         _refuse_in_data(out, trained.data_folders, images)
-        request = SceneRequest.of(card, predictor, images, image_px, bands)
+        request = SceneRequest.of(card, predictor, images, image_px, bands, margin_px)
         if polygons:
             require_straight_grid(images)
         scene = predict_scene(trained, images, out, request, runtime)

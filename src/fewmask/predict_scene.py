@@ -31,13 +31,12 @@ from fewmask.training.run_folder import RunFolder
 from fewmask.training.segmenting import SegmenterPredictor
 from fewmask.training.signals import stop_if_asked
 from fewmask.training.windows import (
-    WINDOW,
+    STRIDE,
     Grid,
     enlarged,
     needed,
     probs_of_bands,
     ready,
-    spans,
 )
 
 MOST_ENLARGED = 8
@@ -57,10 +56,12 @@ class SceneRequest:
     Attributes:
         image_px: Height and width in px that an image of the run's kind has in the scene.
         bands: See :class:`fewmask.io.geotiff.Scene`.
+        margin_px: See :data:`fewmask.training.windows.MARGIN`.
     """
 
     image_px: tuple[int, int]
     bands: tuple[int, ...] = ()
+    margin_px: int = 0
 
     @classmethod
     def of(
@@ -70,6 +71,7 @@ class SceneRequest:
         path: Path,
         image_px: Sequence[int],
         bands: Sequence[int],
+        margin_px: int = 0,
     ) -> SceneRequest:
         """What is asked for, or what the run's card says of its images.
 
@@ -81,7 +83,7 @@ class SceneRequest:
         if not path.is_file() or not is_georeferenced(path):
             raise UsageError.of(
                 "SCENE-MISSING",
-                where="--image-px, --bands or --polygons",
+                where="--image-px, --bands, --margin-px or --polygons",
                 found=f"{path}, which is no georeferenced TIFF",
                 expected="a scene; pictures are seen whole, by their own colours",
                 fix="leave these out, or give one GeoTIFF",
@@ -115,7 +117,12 @@ class SceneRequest:
                 expected=f"height and width, or one number for both, of {max(least)} or more",
                 fix="count the scene's pixels that an image of the run's kind would take",
             )
-        return cls((sides[0], sides[1]), tuple(bands))
+        if margin_px < 0 or margin_px % STRIDE:
+            raise UsageError.of(
+                "MARGIN-PX", where=f"--margin-px {margin_px}", found="no multiple of that",
+                expected=f"0 or a multiple of {STRIDE}", fix="leave it out",
+            )  # fmt: skip
+        return cls((sides[0], sides[1]), tuple(bands), margin_px)
 
 
 def is_scene(predictor: Any, path: Path) -> bool:
@@ -151,7 +158,9 @@ def predict_scene(
         ResourceError: the disk refuses, or the extra ``geo`` is not installed.
     """
     with Scene(path, request.bands) as scene:
-        grid = Grid.at_scale(scene.size, request.image_px, trained.predictor.working_size)
+        grid = Grid.at_scale(
+            scene.size, request.image_px, trained.predictor.working_size, request.margin_px
+        )
         progress = _Progress.open(out, scene.size, {
             "scene": [str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns],
             "weights": trained.card.get("sha256", ""), "grid": grid, "bands": request.bands,
@@ -176,8 +185,9 @@ def predict_scene(
 
 def _form(trained: Trained, runtime: Runtime, scene: Scene, grid: Grid) -> Form:
     """Choose the form in which the windows are computed."""
-    window = replace(trained.predictor, working_size=(WINDOW, WINDOW))
-    count = len(spans(grid.cells[0])) * len(spans(grid.cells[1]))
+    window = replace(trained.predictor, working_size=(grid.window, grid.window))
+    down, across = grid.windows
+    count = len(down) * len(across)
     form, choice = replace(trained, predictor=window).measured(
         runtime, count, _some_windows(scene, grid)
     )
@@ -192,7 +202,7 @@ def _some_windows(scene: Scene, grid: Grid) -> Iterator[np.ndarray]:
         yield scene.read(*(
             slice(first := int(share * max(pixels - size, 0)), min(first + size, pixels))
             for pixels, cells in zip(grid.pixels, grid.cells, strict=True)
-            for size in (max(1, round(WINDOW * pixels / cells)),)
+            for size in (max(1, round(grid.window * pixels / cells)),)
         ))  # fmt: skip
 
 
@@ -226,7 +236,7 @@ def _fill(progress: _Progress, predictor: SegmenterPredictor, scene: Scene, grid
         return predict_probs(predictor.network, image[None], views=predictor.views)[0]
 
     again = max(progress.bands - 1, 0)  # the next band needs the last rows of the one before
-    count = len(spans(grid.cells[0])) - again
+    count = len(grid.windows[0]) - again
     bands = probs_of_bands(network, scene.read, grid, begin=again)
     rest, first = torch.empty(0), 0  # rows of cells that are still needed, and the first of them
     for number, top, probs in watched(bands, count, "predict", "band"):

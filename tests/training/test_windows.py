@@ -11,7 +11,9 @@ from torch.nn import functional
 
 from fewmask.data.transforms import resize_image, to_unit
 from fewmask.models.blocks import crop_like, pad_to_multiple
+from fewmask.models.segmenter import build_segmenter
 from fewmask.training import windows
+from fewmask.training.inference import predict_probs
 from fewmask.training.windows import (
     Grid,
     enlarged,
@@ -27,12 +29,13 @@ BILINEAR = Image.Resampling.BILINEAR
 
 
 @pytest.fixture
-def scene():
-    """Smooth and noisy, 1,000 x 900."""
+def scene(request):
+    """Smooth and noisy, 1,000 x 900 or as asked for."""
+    size = getattr(request, "param", (1000, 900))
     rng = np.random.default_rng(0)
     coarse = rng.integers(0, 256, (40, 36, 3)).astype(np.uint8)
-    fine = rng.integers(0, 40, (1000, 900, 3))
-    return np.clip(resize_image(coarse, 1000, 900).astype(int) + fine, 0, 255).astype(np.uint8)
+    fine = rng.integers(0, 40, (*size, 3))
+    return np.clip(resize_image(coarse, *size).astype(int) + fine, 0, 255).astype(np.uint8)
 
 
 def reader(image):
@@ -107,6 +110,24 @@ def test_with_context_they_do_so_too(scene):
     found = torch.cat([p for *_, p in put_together(network, scene, grid)], 1)
     away = (slice(None), slice(0, 1000 - 28), slice(0, 900 - 28))  # from the scene's far borders
     torch.testing.assert_close(found[away], network(to_unit(scene))[away], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("scene", [(256, 1600)], indirect=True)
+def test_with_a_margin_as_wide_as_a_real_network_looks_they_do_so_too(scene):
+    torch.manual_seed(0)
+    net = build_segmenter(num_classes=2, pretrained=True).eval()
+
+    def network(image):
+        return predict_probs(net, image[None])[0]
+
+    whole = network(to_unit(scene))
+    worst = {}
+    for margin in (64, 448):
+        grid = Grid((256, 1600), (256, 1600), margin)
+        assert len(grid.windows[1]) > 1
+        found = torch.cat([p for *_, p in put_together(network, scene, grid)], 1)
+        worst[margin] = float((found - whole).abs().max())
+    assert worst[448] < 1e-4 < worst[64]
 
 
 def test_the_last_window_pools_the_same_cells_as_its_neighbour(scene):

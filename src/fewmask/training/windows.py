@@ -18,10 +18,10 @@ from torch import Tensor
 from torch.nn import functional
 
 WINDOW = 512
-"""Cells along a window's side."""
+"""Cells along a window's side, of a margin of ``MARGIN``."""
 MARGIN = 64
 """Cells at a window's border that have no say where there is a neighbour: they know too little of
-what lies beyond."""
+what lies beyond. A wider margin makes wider windows, as far apart as before."""
 BLEND = 64
 """Cells behind the margin in which one window's say goes over to the next's."""
 STRIDE = 32
@@ -42,14 +42,30 @@ class Grid(NamedTuple):
     Attributes:
         pixels: Height and width of the scene.
         cells: Height and width at which the network sees it.
+        margin: Cells at a window's border that have no say; 0: ``MARGIN``.
     """
 
     pixels: tuple[int, int]
     cells: tuple[int, int]
+    margin: int = 0
+
+    @property
+    def window(self) -> int:
+        """Cells along a window's side."""
+        return side_of(self.margin)
+
+    @property
+    def windows(self) -> tuple[list[slice], list[slice]]:
+        """Windows down and across, see :func:`spans`."""
+        return spans(self.cells[0], self.margin), spans(self.cells[1], self.margin)
 
     @classmethod
     def at_scale(
-        cls, pixels: tuple[int, int], image_px: tuple[int, int], working_size: tuple[int, int]
+        cls,
+        pixels: tuple[int, int],
+        image_px: tuple[int, int],
+        working_size: tuple[int, int],
+        margin: int = 0,
     ) -> Grid:
         """The grid on which ``image_px`` pixels become the network's working size.
 
@@ -60,20 +76,26 @@ class Grid(NamedTuple):
             max(1, round(n * cells / side))
             for n, cells, side in zip(pixels, working_size, image_px, strict=True)
         )
-        return cls(pixels, (height, width))
+        return cls(pixels, (height, width), margin)
 
 
-def spans(cells: int) -> list[slice]:
+def side_of(margin: int) -> int:
+    """Cells along the side of a window with this margin; 0: ``MARGIN``."""
+    return WINDOW + 2 * (margin - MARGIN) if margin else WINDOW
+
+
+def spans(cells: int, margin: int = 0) -> list[slice]:
     """Windows along an axis of so many cells, in order; the last one ends with it.
 
     >>> [(w.start, w.stop) for w in spans(1000)], spans(40)
     ([(0, 512), (320, 832), (480, 1000)], [slice(0, 40, None)])
     """
-    if cells <= WINDOW:
+    side = side_of(margin)
+    if cells <= side:
         return [slice(0, cells)]
-    last = (cells - WINDOW) // STRIDE * STRIDE
+    last = (cells - side) // STRIDE * STRIDE
     starts = [*range(0, last, WINDOW - 2 * MARGIN - BLEND), last]
-    stops = [start + WINDOW for start in starts[:-1]] + [cells]
+    stops = [start + side for start in starts[:-1]] + [cells]
     return [slice(start, stop) for start, stop in zip(starts, stops, strict=True)]
 
 
@@ -117,7 +139,7 @@ def probs_of_bands(
         Number of the band, its first row of cells, and (K, rows, w) probabilities. Bands follow one
         another without gap.
     """
-    rows = spans(grid.cells[0])
+    rows, _ = grid.windows
     carried: Tensor | None = None  # what windows so far say of the rows that are not settled
     for number in range(max(begin - 1, 0), len(rows)):
         top = settled(rows, number - 1) if number else 0
@@ -134,7 +156,7 @@ def _band(
     network: Network, read: ReadPixels, grid: Grid, rows: Sequence[slice], number: int
 ) -> Tensor:
     """Shares of a row of windows in the probabilities of its cells, (K, window's rows, w)."""
-    columns = spans(grid.cells[1])
+    _, columns = grid.windows
     down, band = weights(rows, number)[:, None], torch.empty(0)
     for column, across in enumerate(columns):
         found = _applied(network, _cells(read, grid, rows[number], across), len(rows), len(columns))
