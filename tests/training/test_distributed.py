@@ -8,28 +8,42 @@ import signal
 import subprocess
 import sys
 import time
+import traceback
 
 import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors.numpy import load_file as np_load_file
 from torch import distributed as dist
 from torch import nn
 from torch.nn import functional
 
+from fewmask.cli_pipelines import VERBS
+from fewmask.config import resolve
+from fewmask.data.folder import DataFolder
 from fewmask.data.loading import TrainingSet
 from fewmask.data.transforms import Augmentation
 from fewmask.errors import Interrupted, ResourceError
+from fewmask.losses.adversarial import squared_slopes
 from fewmask.losses.segmentation import cross_entropy
+from fewmask.models.stylegan2 import Discriminator
+from fewmask.pipelines import factory_generator
+from fewmask.pipelines.factory_config import PRESETS as FACTORY_PRESETS
+from fewmask.pipelines.factory_config import FactoryConfig
+from fewmask.pipelines.factory_watch import Watch
 from fewmask.training import shared_batches
 from fewmask.training.checkpoint import CheckpointStore
 from fewmask.training.distributed import anywhere
 from fewmask.training.fit import FitSettings, fit
 from fewmask.training.run_folder import RunFolder
 from fewmask.training.segmenting import segmentation_loss
+from fewmask.training.shared_batches import Team
 from fewmask.training.signals import stop_on_signals
+from fewmask.training.workspace import Workspace
 
 TORCHRUN = ("-m", "torch.distributed.run", "--nproc-per-node")
+CPU = torch.device("cpu")
 RUN = {"pipeline": "train", "settings": {}, "data": "-"}
 
 
@@ -38,8 +52,13 @@ def several(count, work, folder):
 
     def child(rank):
         dist.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=count)
-        results.put((rank, work(rank)))
+        try:
+            results.put((rank, work(rank)))
+        except BaseException:
+            results.put((rank, traceback.format_exc()))
+            raise
 
+    folder.mkdir(exist_ok=True)
     fork = multiprocessing.get_context("fork")
     results = fork.SimpleQueue()
     children = [fork.Process(target=child, args=(rank,)) for rank in range(count)]
@@ -48,7 +67,7 @@ def several(count, work, folder):
     found = dict(results.get() for _ in children)
     for each in children:
         each.join()
-        assert each.exitcode == 0
+        assert each.exitcode == 0, "\n".join(map(str, found.values()))
     return [found[rank] for rank in range(count)]
 
 
@@ -112,10 +131,10 @@ def train(folder, *, loss="ce_dice", stop_after=None, **settings):
 
     options = {name: settings.pop(name) for name in ("teach", "score") if name in settings}
     plan = {"epochs": 3, "batch_size": 4, "learning_rate": 0.05, **settings}
-    device, network = torch.device("cpu"), Net()
+    network = Net()
     try:
         with stop_on_signals():
-            fit(stage, network, data(), loss_function, FitSettings(**plan), seed=0, device=device,
+            fit(stage, network, data(), loss_function, FitSettings(**plan), seed=0, device=CPU,
                 **options)  # fmt: skip
     except Interrupted as error:
         return str(error)
@@ -129,6 +148,7 @@ def same(found, expected, tolerance):
         np.testing.assert_allclose(found[1][name], value, rtol=tolerance, atol=tolerance)
 
 
+TERMS = ("generator", "path_length", "judge", "r1", "overfitting")
 PLANS = {
     "plain": (2, {}),
     "uneven": (3, {"batch_size": 7, "optimizer": "sgd", "max_gradient_norm": 0.5}),
@@ -194,6 +214,66 @@ def test_a_process_that_has_gone_is_told_and_not_waited_for(tmp_path):
     assert several(2, work, tmp_path)[0] == "told"
 
 
+GAN = {"generate_kimg": 0.02, "generate_r1_interval": 2, "generate_path_length_interval": 3,
+       "generate_watches": 1,
+       "generate_watch_images": 6, "encoder_weights": "none", "encoder": "mobilenetv3_small_050",
+       "threads": 1, "device": "cpu"}  # fmt: skip
+"""Every term in a few steps."""
+
+
+@pytest.mark.parametrize(("count", "batch"), [(2, 6), (3, 5)])
+def test_a_generator_and_its_judge_learn_as_in_one_process(count, batch, tmp_path, monkeypatch):
+    """Also where half a batch, of which path lengths are taken, is too few to share out."""
+    config = resolve(
+        FactoryConfig, FACTORY_PRESETS, "smoke", overrides={**GAN, "generate_batch_size": batch}
+    )
+    signed = factory_generator.to_signed
+    monkeypatch.setattr(factory_generator, "to_signed", lambda image: signed(image).double())
+    monkeypatch.setattr(Watch, "look", lambda *_: None)
+    augment = factory_generator.augment
+    monkeypatch.setattr(factory_generator, "augment", lambda x, p, *own: augment(x, 0.7, *own))
+    sheet = np.zeros((64, 16, 16, 3), np.uint8)
+    monkeypatch.setattr(factory_generator, "generated_images", lambda *_: sheet)
+
+    def learn(folder):
+        torch.set_default_dtype(torch.float64)
+        run = RunFolder.create(folder, RUN)
+        run.quiet = True
+        work = Workspace(run, config, DataFolder(folder, (), ("a",), "images", None), CPU)
+        work.images = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 3), dtype=np.uint8)
+        work.rows = lambda *_: list(range(10))
+        stage = work.stages["generate"] = run.stage(3, "generate", "key")
+        factory_generator.train_generator(work, stage)
+        records = [[r.get(name, 0.0) for name in TERMS] for r in stage.metrics()]
+        return np.array(records), dict(np_load_file(stage.path / factory_generator.GENERATOR))
+
+    (expected,) = several(1, lambda _: learn(tmp_path / "one"), tmp_path / "alone")
+    found = several(count, lambda rank: learn(tmp_path / str(rank)), tmp_path / "together")
+    assert expected[0].any(0).all()
+    same(found[0], expected, 1e-7)
+    for other in found[1:]:
+        same(other, found[0], 0)
+
+
+def test_the_gradient_of_r1_is_that_of_the_whole_batch(tmp_path):
+    """It goes twice through what the judge sees of other processes' images."""
+
+    def slopes(_):
+        torch.set_default_dtype(torch.float64)
+        torch.manual_seed(0)
+        judge, team = Discriminator(16, base=64, most=16, group=3), Team([6])
+        real = torch.rand(6, 3, 16, 16)
+        own = real[team.mine(6)].requires_grad_()
+        found = team.gather(squared_slopes(team.logits(judge, own, 6), own), 6)
+        found.mean().backward()
+        team.add_gradients(judge.parameters())
+        gradients = {n: p.grad.numpy() for n, p in judge.named_parameters() if p.grad is not None}
+        return found.detach().numpy(), gradients
+
+    (expected,) = several(1, slopes, tmp_path / "alone")
+    same(several(2, slopes, tmp_path / "together")[0], expected, 1e-12)
+
+
 SHORT = ("--preset=smoke", "--image-size=32", "--threads=1", "--predict-views=single",
          "--predict-refine=none", "--segment-epochs")  # fmt: skip
 
@@ -215,7 +295,8 @@ def finished(process):
 
 def losses_of(run):
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return {(r["stage"], r["loop"], r["step"]): r["loss"] for r in records if "loss" in r}
+    losses = ("loss", "judge")  # the latter of a generator's training
+    return {(r["stage"], r["loop"], r["step"]): r[n] for r in records for n in losses if n in r}
 
 
 def names(run):
@@ -261,7 +342,7 @@ def test_a_run_that_torchrun_was_told_to_stop_goes_on_in_one_process(fewmask, sm
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pipeline", ["tags", "adapt", "saliency"])
+@pytest.mark.parametrize("pipeline", ["tags", "adapt", "saliency", "factory"])
 def test_every_stage_of_a_pipeline_is_made_once_and_alike(
     pipeline, smoke, street, settings, street_settings, saliency_settings, tmp_path
 ):
@@ -269,10 +350,11 @@ def test_every_stage_of_a_pipeline_is_made_once_and_alike(
         "tags": (smoke, settings),
         "adapt": (street / "day", street_settings),
         "saliency": (smoke, saliency_settings),
+        "factory": (smoke, resolve(FactoryConfig, FACTORY_PRESETS, "smoke", overrides=GAN)),
     }[pipeline]
     one, two, file = tmp_path / "one", tmp_path / "two", tmp_path / "settings.yaml"
     file.write_text(yaml.safe_dump(config.model_dump(mode="json", exclude_none=True)))
-    words = (["adapt", "--source"] if pipeline == "adapt" else [pipeline]) + [data]
+    words = [*VERBS.get(pipeline, [pipeline]), data]
     for out, count in ((one, 0), (two, 2)):
         finished(command(*words, "-o", out, "--config", file, "--preset=smoke", processes=count))
     assert names(two) == names(one)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from fewmask.data.loading import TrainingSet, images_per_step, step_loader, steps_per_epoch
-from fewmask.training.distributed import from_first, processes, rank, take_weights_of_first
+from fewmask.training.distributed import from_first, rank, take_weights_of_first
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import Stage
 from fewmask.training.shared_batches import Team
@@ -143,8 +143,6 @@ def fit(
         state["best"] = Best()
     count = images_per_step(len(dataset), settings.batch_size, shares)
     team = Team(_part_sizes(count, settings.micro_batch_size))
-    if team.count < processes():
-        stage.run.log(f"{stage.label} {name}: too few images a step to share out, each trains all")
     loop = Loop(
         stage,
         total_steps,
@@ -153,7 +151,7 @@ def fit(
         name=name,
         drawn_by=drawn_by,
         save_every_steps=per_epoch,
-        processes=team.count,
+        team=team,
     )
     batches = None
     for step in loop:
@@ -188,7 +186,6 @@ def fit(
             loop.require_finite(taught=loss)
             loss.backward()
             values["taught"] = loss.item()
-        team.add_gradients(network.parameters())
         loop.step_optimizer(optimizer, max_norm=settings.max_gradient_norm)
         if settings.ema_decay:
             state["ema"].update_parameters(network)

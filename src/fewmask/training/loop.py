@@ -24,9 +24,10 @@ import torch
 from fewmask.errors import Interrupted, NumericalError, Problem, shell_command
 from fewmask.randomness import seed_all
 from fewmask.training.checkpoint import CheckpointStore, Stateful, disk_error
-from fewmask.training.distributed import anywhere, rank
+from fewmask.training.distributed import anywhere, processes, rank
 from fewmask.training.progress import Progress
 from fewmask.training.run_folder import Stage
+from fewmask.training.shared_batches import Team
 from fewmask.training.signals import stop_requested
 
 
@@ -46,8 +47,8 @@ class Loop:
         before_save: Called before a checkpoint is written (to flush memory-mapped results).
         unit: What a step is, for the progress line.
         resumable: False for a short loop that begins anew after an interruption.
-        processes: How many take each step together; they stop after the same one. Whether or not
-            they do, only the first process of a run writes checkpoints.
+        team: The processes that take each step together: gradients are summed, and all stop after
+            the same step. In any case only the first process of a run writes checkpoints.
     """
 
     def __init__(
@@ -64,7 +65,7 @@ class Loop:
         before_save: Callable[[], None] | None = None,
         unit: str = "step",
         resumable: bool = True,
-        processes: int = 1,
+        team: Team | None = None,
     ) -> None:
         self.stage = stage
         self.total_steps = total_steps
@@ -75,7 +76,7 @@ class Loop:
         self.save_every_seconds = save_every_seconds
         self.before_save = before_save
         self.unit = unit
-        self.resumable, self.processes = resumable, processes
+        self.resumable, self.team = resumable, team or Team()
         self.store = CheckpointStore(stage.checkpoints / name)
         self.step = 0
         self._records: list[dict[str, Any]] = []
@@ -91,6 +92,8 @@ class Loop:
         if self.step:
             self.stage.run.log(f"{self.stage.label}: going on after {self.unit} {self.step}")
             self._warn_of_other_sums(meta)
+        if self.team.parts and self.team.count < processes():
+            self.stage.run.log(f"{self.stage.label}: too few images a step to be shared out")
         self.stage.forget_metrics(self.step, self.name)
         saved_at, saved_step = time.monotonic(), self.step
         title = self.stage.label if self.name == "steps" else f"{self.stage.label} {self.name}"
@@ -127,6 +130,7 @@ class Loop:
     ) -> None:
         """The optimiser's step on gradients that are there already (after accumulation)."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.team.add_gradients(parameters)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not torch.isfinite(norm):
             raise self._not_finite(self._name_of_bad_gradient(parameters))
@@ -160,7 +164,7 @@ class Loop:
             self.stage.keep_seconds()
         except OSError as error:
             raise disk_error(self.stage.path, error) from error
-        meta = {"threads": torch.get_num_threads(), "processes": self.processes}
+        meta = {"threads": torch.get_num_threads(), "processes": self.team.count}
         self.store.save(self.step, self.state, meta)
 
     def _flush_records(self) -> None:
@@ -168,7 +172,7 @@ class Loop:
         self._records = []
 
     def _stop_if_asked(self, saved_step: int) -> None:
-        if anywhere(stop_requested()) if self.processes > 1 else stop_requested():
+        if anywhere(stop_requested()) if self.team.count > 1 else stop_requested():
             if self.step > saved_step:
                 self.save()
             raise Interrupted.of(
@@ -180,7 +184,7 @@ class Loop:
             )
 
     def _warn_of_other_sums(self, meta: Mapping[str, Any]) -> None:
-        now = {"threads": torch.get_num_threads(), "processes": self.processes}
+        now = {"threads": torch.get_num_threads(), "processes": self.team.count}
         before = {"threads": meta.get("threads"), "processes": meta.get("processes", 1)}
         for name, count in now.items():
             if before[name] != count:

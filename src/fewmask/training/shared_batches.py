@@ -5,11 +5,11 @@ are put together, so that every process computes the loss of the whole batch, wh
 and sends back the gradient of its own logits. The sum of what arrives at the weights is the
 gradient that one process would have.
 
-Two kinds of layers look beyond an image. Batch normalisation takes mean and variance over the
-images of all processes. Dropout draws for the whole batch, from the same seed everywhere, and each
-process keeps its own part. Both are done by overriding torch's functions while the network is
-called, so that no layer is replaced. What else draws at random in a forward pass (stochastic
-depth; no network of ours has it) would draw the same for each process's images.
+Some layers look beyond an image. Batch normalisation takes mean and variance over the images of all
+processes, StyleGAN2's discriminator its deviation. What is drawn at random, as dropout does, is
+drawn for the whole batch, from the same seed everywhere, and each process keeps its own part. All
+this is done by overriding functions while the network is called, so that no layer is replaced.
+Stochastic depth, which no network of ours has, would draw the same for each process's images.
 
 Source: batch normalisation over devices, Peng et al. 2018 (MegDet), section 3.3.
 """
@@ -17,6 +17,7 @@ Source: batch normalisation over devices, Peng et al. 2018 (MegDet), section 3.3
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, TypeVar
 
 import torch
@@ -24,6 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from fewmask.models.stylegan2 import minibatch_deviation
 from fewmask.training.distributed import add_up, processes, rank
 
 Item = TypeVar("Item")
@@ -47,13 +49,20 @@ class Team:
 
     Args:
         parts: Sizes of the parts in which a batch goes through the network, one after the other;
-            each is shared out.
+            each is shared out. Without any there is no batch.
+        least: The fewest images that are ever to be shared out; default those of a part.
     """
 
-    def __init__(self, parts: Sequence[int]) -> None:
+    def __init__(self, parts: Sequence[int] = (), least: int | None = None) -> None:
         self.parts = parts
-        alone = min(parts) < processes()
+        fewest = min(parts, default=0) if least is None else least
+        alone = fewest < processes()
         self.number, self.count = (0, 1) if alone else (rank(), processes())
+
+    def mine(self, size: int) -> slice:
+        """Which of ``size`` rows are this process's."""
+        rows = share(range(size), self.number, self.count)
+        return slice(rows[0], rows[-1] + 1)
 
     def own(self, batch: Sequence[Item]) -> list[Item]:
         """This process's items of a batch."""
@@ -80,18 +89,24 @@ class Team:
         """
         if self.count == 1:
             return own
-        mine = share(range(size), self.number, self.count)
-        around = (mine[0], size - 1 - mine[-1])
-        padded = functional.pad(own, (0, 0) * (own.dim() - 1) + around)
-        return _Sum.apply(padded, False)
+        return self._gather(own, size, apart=False)
+
+    def _gather(self, own: Tensor, size: int, *, apart: bool) -> Tensor:
+        mine = self.mine(size)
+        around = (mine.start, size - mine.stop)
+        return _Sum.apply(functional.pad(own, (0, 0) * (own.dim() - 1) + around), apart)
 
     def logits(self, network: Callable[[Tensor], Tensor], own: Tensor, size: int) -> Tensor:
         """The logits of all ``size`` images of a part, from this process's images."""
         if self.count == 1:
             return network(own)
-        with _WholeBatch(self, size, len(own)):
+        with self.together(size):
             logits = network(own)
         return self.gather(logits, size)
+
+    def together(self, size: int) -> AbstractContextManager[Any]:
+        """Within the block networks treat this process's images as part of so many."""
+        return nullcontext() if self.count == 1 else _WholeBatch(self, size)
 
     def network(self, network: nn.Module) -> Callable[[Tensor], Tensor]:
         """A network that takes a whole batch, the same in every process, and shares it out."""
@@ -102,8 +117,7 @@ class Team:
             if len(image) < self.count:  # each for itself, with its part of the same gradient
                 logits, part = network(image), 1 / self.count
                 return part * logits + (1 - part) * logits.detach()
-            mine = share(range(len(image)), self.number, self.count)
-            return self.logits(network, image[mine[0] : mine[-1] + 1], len(image))
+            return self.logits(network, image[self.mine(len(image))], len(image))
 
         return shared
 
@@ -133,7 +147,7 @@ class _Sum(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         (gradient,) = gradients
-        return (add_up(gradient.contiguous().clone()) if ctx.apart else gradient), None
+        return (_Sum.apply(gradient, True) if ctx.apart else gradient), None
 
 
 class _WholeBatch(TorchFunctionMode):
@@ -142,12 +156,12 @@ class _WholeBatch(TorchFunctionMode):
     Args:
         team: The processes.
         size: Images of the whole part.
-        own: Those of this process.
     """
 
-    def __init__(self, team: Team, size: int, own: int) -> None:
+    def __init__(self, team: Team, size: int) -> None:
         super().__init__()
-        self.team, self.size, self.own = team, size, own
+        self.team, self.size = team, size
+        self.mine = team.mine(size)
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
@@ -156,6 +170,15 @@ class _WholeBatch(TorchFunctionMode):
             return self._batch_norm(*args, **(kwargs or {}))
         if func in DROPOUTS:
             return self._dropout(func, *args, **(kwargs or {}))
+        if func is torch.randn:
+            rows, *others = args
+            return self._own_rows(func(self._all_rows(rows), *others, **(kwargs or {})))
+        if func is torch.randn_like:
+            return self._own_rows(func(self._like_whole(*args), **(kwargs or {})))
+        if func is minibatch_deviation:
+            x, *others = args
+            x = self.team._gather(x, self.size, apart=True)
+            return func(x, *others, **(kwargs or {}))[self.mine]
         return func(*args, **(kwargs or {}))
 
     def _batch_norm(
@@ -200,10 +223,18 @@ class _WholeBatch(TorchFunctionMode):
         """This process's part of what ``func`` drops of the whole batch."""
         if not training or p == 0:
             return func(x, p, training, inplace)
-        rows = len(x) // self.own  # of each image
-        whole = x.new_ones((self.size * rows, *x.shape[1:]))
+        return x * self._own_rows(func(self._like_whole(x).fill_(1), p, training))
+
+    def _like_whole(self, x: Tensor) -> Tensor:
+        """An empty tensor as ``x`` is, for all images; each may have several rows."""
+        whole = x.new_empty((self._all_rows(len(x)), *x.shape[1:]))
         if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
             whole = whole.contiguous(memory_format=torch.channels_last)
-        images = share(range(self.size), self.team.number, self.team.count)
-        kept = func(whole, p, training)
-        return x * kept[images[0] * rows : (images[-1] + 1) * rows]
+        return whole
+
+    def _all_rows(self, own: int) -> int:
+        return own * self.size // (self.mine.stop - self.mine.start)
+
+    def _own_rows(self, whole: Tensor) -> Tensor:
+        each = len(whole) // self.size
+        return whole[self.mine.start * each : self.mine.stop * each]

@@ -34,9 +34,8 @@ class StageSpec:
         shared: One for all folds.
         masks: It reads the user's true masks; it is made again when they change.
         outside: It writes to the run's own folders too, so it is not copied from another run.
-        together: Its work is training by :func:`fewmask.training.fit.fit`, in which all processes
-            of a run take part; it writes to its own folder only. Others are made by the first
-            process alone.
+        together: Its work is a training whose batches all processes of a run share; what it writes
+            to is ``work.run`` and the stage. Others are made by the first process alone.
     """
 
     name: str
