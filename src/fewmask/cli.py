@@ -270,8 +270,11 @@ def _fail(error: FewmaskError, as_json: bool) -> NoReturn:
 
 def _finished(path: Path) -> None:
     from fewmask.report.assemble import read_summary
+    from fewmask.training.distributed import rank
     from fewmask.training.run_places import free_path
 
+    if rank() > 0:  # the first of several processes speaks for all
+        return
     _print_table(path)
     print(f"report: {path / 'report.html'}")
     words = read_summary(path).get("next")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -116,12 +116,17 @@ class TrainingSet(Dataset[tuple[Tensor, Tensor]]):
         return image, mask.long() if changed is None else changed.long()
 
 
+Own = Callable[[list[tuple[int, int]]], list[tuple[int, int]]]
+"""What one of several processes loads of a batch."""
+
+
 class StepOrder(Sampler[list[tuple[int, int]]]):
     """The batch of every step from ``first_step`` on, as (epoch, position) pairs.
 
     Each epoch is a permutation drawn from (seed, name, epoch). The last, incomplete batch of an
     epoch is left out unless it is the only one. With ``shares`` there are no epochs: each batch is
     drawn anew from (seed, name, step), no position twice in it, and the step stands for the epoch.
+    ``own`` leaves of each batch what one of several processes is to load.
 
     >>> order = StepOrder(5, 2, seed=0, name="x", total_steps=4)
     >>> batches = list(order)
@@ -141,17 +146,21 @@ class StepOrder(Sampler[list[tuple[int, int]]]):
         total_steps: int,
         first_step: int = 0,
         shares: np.ndarray | None = None,
+        own: Own = list,
     ) -> None:
-        self.shares = shares
+        self.shares, self.own = shares, own
         self.size, self.batch_size = size, batch_size
         self.seed, self.name = seed, name
         self.total_steps, self.first_step = total_steps, first_step
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        return map(self.own, self._whole_batches())
+
+    def _whole_batches(self) -> Iterator[list[tuple[int, int]]]:
         per_epoch = steps_per_epoch(self.size, self.batch_size)
         for step in range(self.first_step, self.total_steps):
             if self.shares is not None:
-                count = min(self.batch_size, int(np.count_nonzero(self.shares)))
+                count = images_per_step(self.size, self.batch_size, self.shares)
                 draw = generator(self.seed, self.name, "draw", step)
                 drawn = draw.choice(self.size, count, replace=False, p=self.shares)
                 yield [(step, int(position)) for position in drawn]
@@ -170,6 +179,11 @@ def steps_per_epoch(size: int, batch_size: int) -> int:
     return max(1, size // batch_size)
 
 
+def images_per_step(size: int, batch_size: int, shares: np.ndarray | None = None) -> int:
+    """Images in a batch; the same in every step of a training."""
+    return min(batch_size, size if shares is None else int(np.count_nonzero(shares)))
+
+
 def step_loader(
     dataset: TrainingSet,
     batch_size: int,
@@ -178,6 +192,7 @@ def step_loader(
     first_step: int = 0,
     workers: int = 0,
     shares: np.ndarray | None = None,
+    own: Own = list,
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """The batches of all steps from ``first_step`` on; the same for any number of workers.
 
@@ -190,6 +205,7 @@ def step_loader(
         shares: (len(dataset),) float that sums to 1: how likely each position is to be drawn first.
             Within a batch no position comes twice, which evens the shares out a little where few
             have most of them. None takes each position once an epoch.
+        own: What this process loads of a batch; default all of it.
 
     Nothing is drawn from torch's global generator: the step in which a loader starts draws as it
     would without.
@@ -202,6 +218,7 @@ def step_loader(
         total_steps=total_steps,
         first_step=first_step,
         shares=shares,
+        own=own,
     )
-    own = torch.Generator().manual_seed(derive_seed(dataset.seed, dataset.name, "loader"))
-    return iter(DataLoader(dataset, batch_sampler=order, num_workers=workers, generator=own))
+    draws = torch.Generator().manual_seed(derive_seed(dataset.seed, dataset.name, "loader"))
+    return iter(DataLoader(dataset, batch_sampler=order, num_workers=workers, generator=draws))

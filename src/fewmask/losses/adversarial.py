@@ -85,8 +85,13 @@ def r1_penalty(logits_real: Tensor, real: Tensor) -> Tensor:
     >>> r1_penalty((2 * x).sum((1, 2, 3)), x).item()  # |(2, 2, 2)|²
     12.0
     """
+    return squared_slopes(logits_real, real).mean()
+
+
+def squared_slopes(logits_real: Tensor, real: Tensor) -> Tensor:
+    """Of each image, ‖∇_x D(x)‖² (N,), of which :func:`r1_penalty` is the mean."""
     (gradient,) = torch.autograd.grad(logits_real.sum(), real, create_graph=True)
-    return gradient.square().sum((1, 2, 3)).mean()
+    return gradient.square().sum((1, 2, 3))
 
 
 def path_lengths(image: Tensor, ws: Tensor, direction: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 from fewmask.models.stylegan2_ops import (
     EqualConv2d,
@@ -347,7 +348,11 @@ def minibatch_deviation(x: Tensor, group: int) -> Tensor:
         (N, 1, H, W) float, the same number all over an image.
 
     Source: Karras et al. 2018 (progressive growing), section 3; groups as in StyleGAN2.
+
+    A :class:`torch.overrides.TorchFunctionMode` can override it, as torch's own functions.
     """
+    if has_torch_function_unary(x):
+        return handle_torch_function(minibatch_deviation, (x,), x, group)
     count = len(x)
     group = next(size for size in range(min(group, count), 0, -1) if count % size == 0)
     groups = x.reshape(group, count // group, *x.shape[1:])  # image i is in group i % (N / G)

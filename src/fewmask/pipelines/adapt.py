@@ -255,7 +255,12 @@ STAGES = (
     StageSpec("render", render, reads=("prepare", "split", "translate"), settings=("translate",)),
     StageSpec("choose", choose_targets, reads=("prepare", "split")),
     StageSpec(
-        "segment", train_segmenter, reads=("split", "render"), settings=("render",), masks=True
+        "segment",
+        train_segmenter,
+        reads=("split", "render"),
+        settings=("render",),
+        masks=True,
+        together=True,
     ),
     StageSpec(
         "adapt",
@@ -263,6 +268,7 @@ STAGES = (
         reads=("segment", "choose", "render"),
         settings=("segment", "render", "predict"),
         masks=True,
+        together=True,
     ),
     StageSpec(
         "controls",
@@ -270,6 +276,7 @@ STAGES = (
         reads=("split", "render", "adapt"),
         settings=("segment", "render", "adapt", "predict"),
         masks=True,
+        together=True,
     ),
     StageSpec(
         "evaluate",

@@ -12,7 +12,7 @@ Source: Tarvainen & Valpola 2017 (mean teacher), Tranheden et al. 2021 (DACS), Z
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -156,7 +156,11 @@ def teacher(
     strong = Augmentation(colour=COLOUR)
 
     def teach(
-        step: int, image: Tensor, target: Tensor, network: nn.Module, average: nn.Module
+        step: int,
+        image: Tensor,
+        target: Tensor,
+        network: Callable[[Tensor], Tensor],
+        average: nn.Module,
     ) -> Tensor:
         names = (config.seed, name, "teach", step)
         rng = generator(*names)

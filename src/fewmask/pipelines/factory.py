@@ -137,7 +137,7 @@ DATA = one_folder(require_tags=False)
 STAGES = (
     StageSpec("prepare", prepare, shared=True),
     StageSpec("split", split, reads=("prepare",)),
-    StageSpec("generate", train_generator, reads=("prepare", "split"), outside=True),
+    StageSpec("generate", train_generator, reads=("prepare", "split"), outside=True, together=True),
 )
 ALWAYS = ("prepare", "split", "generate")
 NEEDS: dict[str, tuple[str, ...]] = {}

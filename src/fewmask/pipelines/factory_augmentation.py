@@ -44,12 +44,14 @@ CONTRAST = 0.5 * math.log(2)
 SATURATION = math.log(2)
 
 
-def augment(image: Tensor, p: float) -> Tensor:
+def augment(image: Tensor, p: float, batch: int | None = None, own: slice = slice(None)) -> Tensor:
     """Change the place and the colour of each image at random; draws from torch's generator.
 
     Args:
         image: (N, 3, H, W) float, in [-1, 1].
         p: Probability of each change, in [0, 1]; at 0 the images are returned as they are.
+        batch: Number of images for which is drawn; default N.
+        own: Which of these the N are.
 
     Returns:
         (N, 3, H, W) float; colours may leave [-1, 1].
@@ -57,8 +59,8 @@ def augment(image: Tensor, p: float) -> Tensor:
     if p <= 0:
         return image
     count, _, height, width = image.shape
-    place = draw_place(count, p, height, width).to(image)
-    return recolour(move(image, place), draw_colour(count, p).to(image))
+    place = draw_place(batch or count, p, height, width)[own].to(image)
+    return recolour(move(image, place), draw_colour(batch or count, p)[own].to(image))
 
 
 def draw_place(count: int, p: float, height: int, width: int) -> Tensor:

@@ -18,14 +18,14 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from fewmask.data.loading import TrainingSet, step_loader
+from fewmask.data.loading import TrainingSet, images_per_step, step_loader
 from fewmask.data.transforms import Augmentation, to_signed
 from fewmask.io.images import write_image
 from fewmask.losses.adversarial import (
     log_discriminator_loss,
     log_generator_loss,
     path_lengths,
-    r1_penalty,
+    squared_slopes,
 )
 from fewmask.models.stylegan2 import Discriminator, Generator
 from fewmask.pipelines.factory_augmentation import AdaptiveProbability, augment
@@ -36,6 +36,7 @@ from fewmask.randomness import seed_all
 from fewmask.training.checkpoint import load_weights, save_weights, tensor_shapes
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import Stage
+from fewmask.training.shared_batches import Team
 from fewmask.training.signals import step_first
 from fewmask.training.workspace import Workspace
 
@@ -129,29 +130,34 @@ class GanTraining:
             "path_length": self.path_length,
         }
 
-    def step(self, step: int, real: Tensor, loop: Loop) -> dict[str, float]:
+    def step(
+        self, step: int, real: Tensor, loop: Loop, batch: int | None = None
+    ) -> dict[str, float]:
         """One step of the generator, then one of the discriminator; regularised now and then.
 
         Args:
             step: Its number.
             real: (N, 3, S, S) float32 in [-1, 1].
-            loop: Checks that losses and gradients are finite.
+            loop: Checks that losses and gradients are finite; its team shares the batch.
+            batch: Images of the whole batch, of which ``real`` are this process's; default N.
 
         Returns:
             Losses before their weights, p and r_t, by name.
         """
-        config, gan, count = self.config, self.gan, len(real)
+        config, gan, team, count = self.config, self.gan, loop.team, batch or len(real)
         values: dict[str, float] = {}
 
         gan.discriminator.requires_grad_(False)
-        fake = gan.generator.synthesis(self.styles(count)).image
-        loss = log_generator_loss(self.judge(fake))
+        loss = log_generator_loss(self.judge(self.fake(count, team), count, team))
         loop.update(self.optimizer_generator, loss)
         values["generator"] = loss.item()
         if config.generate_path_length_weight and step % config.generate_path_length_interval == 0:
-            ws = self.styles(max(1, count // 2))
-            moved = gan.generator.synthesis(ws).image
-            lengths = path_lengths(moved, ws, torch.randn_like(moved))
+            half = max(1, count // 2)
+            ws = self.styles(half)[team.mine(half)]
+            with team.together(half):
+                moved = gan.generator.synthesis(ws).image
+                direction = torch.randn_like(moved)
+            lengths = team.gather(path_lengths(moved, ws, direction), half)
             loss = self.path_length.penalty(lengths)
             factor = config.generate_path_length_weight * config.generate_path_length_interval
             loop.update(self.optimizer_generator, factor * loss)
@@ -159,15 +165,16 @@ class GanTraining:
         gan.discriminator.requires_grad_(True)
 
         with torch.no_grad():
-            fake = gan.generator.synthesis(self.styles(count)).image
-        logits_real = self.judge(real)
-        loss = log_discriminator_loss(logits_real, self.judge(fake))
+            fake = self.fake(count, team)
+        logits_real = self.judge(real, count, team)
+        loss = log_discriminator_loss(logits_real, self.judge(fake, count, team))
         loop.update(self.optimizer_judge, loss)
         values["judge"] = loss.item()
         self.ada.observe(logits_real)
         if config.generate_r1_gamma and step % config.generate_r1_interval == 0:
             watched = real.detach().requires_grad_()
-            penalty = r1_penalty(self.judge(watched), watched)
+            slopes = squared_slopes(self.judge(watched, count, team), watched)
+            penalty = team.gather(slopes, count).mean()  # R1
             factor = config.generate_r1_gamma / 2 * config.generate_r1_interval
             loop.update(self.optimizer_judge, factor * penalty)
             values["r1"] = penalty.item()
@@ -175,9 +182,19 @@ class GanTraining:
         self.follow(step, count)
         return {**values, "p": self.ada.p, "overfitting": self.ada.overfitting}
 
-    def judge(self, image: Tensor) -> Tensor:
-        """Logits (N,) of images (N, 3, S, S) in [-1, 1], augmented with probability p."""
-        return self.gan.discriminator(augment(image, self.ada.p))
+    def fake(self, count: int, team: Team) -> Tensor:
+        """This process's part of ``count`` generated images."""
+        ws = self.styles(count)[team.mine(count)]
+        with team.together(count):
+            return self.gan.generator.synthesis(ws).image
+
+    def judge(self, image: Tensor, count: int, team: Team) -> Tensor:
+        """Logits (count,) of images (N, 3, S, S) in [-1, 1], augmented with probability p.
+
+        Of all ``count`` images, of which ``image`` is this process's part.
+        """
+        shown = augment(image, self.ada.p, count, team.mine(count))
+        return team.logits(self.gan.discriminator, shown, count)
 
     def styles(self, count: int) -> Tensor:
         """Styles (count, num_ws, w_dim) of new latent codes, some of them mixed of two codes."""
@@ -224,14 +241,16 @@ def train_generator(work: Workspace, stage: Stage) -> None:
         config.encoder_weights,
         work.device,
     )
-    loop = Loop(stage, total, seed=config.seed, state={**training.state, "watch": watch})
+    count = images_per_step(len(rows), batch)
+    team = Team([count], least=max(1, count // 2))  # path lengths are those of half a batch
+    loop = Loop(stage, total, seed=config.seed, state={**training.state, "watch": watch}, team=team)
     looks = config.generate_watches
     batches = None
     for step in loop:
         if batches is None:  # the loop knows only now where it goes on
-            batches = _real_images(work, stage, rows, total, step)
+            batches = _real_images(work, stage, rows, total, step, team)
         real = to_signed(next(batches)[0].to(work.device))
-        values = training.step(step, real, loop)
+        values = training.step(step, real, loop, count)
         if (step + 1) * looks // total > step * looks // total:
             kimg = (step + 1) * batch / 1000
             where = f"{stage.label} after {kimg:g} kimg"
@@ -258,7 +277,7 @@ def train_generator(work: Workspace, stage: Stage) -> None:
 
 
 def _real_images(
-    work: Workspace, stage: Stage, rows: Sequence[int], total: int, first: int
+    work: Workspace, stage: Stage, rows: Sequence[int], total: int, first: int, team: Team
 ) -> Iterator[tuple[Tensor, Tensor]]:
     config: FactoryConfig = work.config
     dataset = TrainingSet(
@@ -275,6 +294,7 @@ def _real_images(
         total_steps=total,
         first_step=first,
         workers=config.workers,
+        own=team.own,
     )
 
 

@@ -290,7 +290,7 @@ STAGES = (
     StageSpec("sample", sample_pairs),
     StageSpec(
         "segment", train_segmenters, reads=("prepare", "split", "sample"),
-        settings=("judge", "sample", "masks"), masks=True,
+        settings=("judge", "sample", "masks"), masks=True, together=True,
     ),
     StageSpec(
         "interpret", teach_encoder_route, reads=("prepare", "split"), settings=("masks",),

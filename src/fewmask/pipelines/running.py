@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -20,6 +21,8 @@ from fewmask.pipelines.finishing import finish
 from fewmask.report.tensorboard import require_tensorboard, write_events
 from fewmask.training.arithmetic import arithmetic
 from fewmask.training.device import choose_device
+from fewmask.training.distributed import from_first, join, processes, rank, wait_for_all
+from fewmask.training.following import follow_stages, own_folder
 from fewmask.training.reuse import refuse_strange
 from fewmask.training.run_folder import RunFolder, Stage
 from fewmask.training.run_places import refuse_inside
@@ -144,9 +147,14 @@ def start(
 ) -> RunFolder:
     """Check the data, make the run folder, and run.
 
+    Started by ``torchrun``, the first process does so, and the others take part.
+
     Raises:
         FewmaskError: see :mod:`fewmask.errors`; nothing was trained if it is a DataError.
     """
+    join()
+    if rank() > 0:
+        return _follow()
     module, config, data, device, *_ = checked(pipeline, root, out, config)
     run = RunFolder.create(
         out,
@@ -210,6 +218,9 @@ def resume(path: Path, moved_to: Path | None = None, **folders: Path | None) -> 
         CheckpointError: data or settings are not those that its finished stages were made from.
         FewmaskError: no such run, its data has gone, or a stage fails.
     """
+    join()
+    if rank() > 0:
+        return _follow()
     run = RunFolder.open(path)
     module, config = recorded_settings(run)
     moved = {name: folder for name, folder in folders.items() if folder is not None}
@@ -275,6 +286,25 @@ def folds_of_run(config: Settings) -> list[int]:
     return list(range(config.folds)) if config.folds > 1 else [0]
 
 
+def _workspaces(
+    run: RunFolder, config: Settings, data: DataFolder, device: torch.device
+) -> list[Workspace]:
+    """One for each fold."""
+
+    def events(stage: Stage) -> None:
+        if config.tensorboard:
+            write_events(run.path, run.path / "tensorboard", stage.label)
+
+    folds = folds_of_run(config)
+    return [
+        Workspace(
+            run, config, data, device, fold, f"fold-{fold}" if len(folds) > 1 else "",
+            after_stage=events,
+        )
+        for fold in folds
+    ]  # fmt: skip
+
+
 def _work_through(
     run: RunFolder,
     module: ModuleType,
@@ -284,38 +314,55 @@ def _work_through(
     *,
     resumed: bool = False,
 ) -> RunFolder:
-    selected, folds = stages_of_run(module, config), folds_of_run(config)
+    selected = stages_of_run(module, config)
+    works = _workspaces(run, config, data, device)
+    with _stopped_on_signals(run), arithmetic(config.threads), run.locked():
+        if resumed:
+            for work in works:
+                refuse_changed(work, module.STAGES, selected)
+            moved = {name: str(folder) for name, folder in config.data_folders.items()}
+            run.set_data(data.root.resolve(), moved)
+        from_first(str(run.path.resolve()))
+        with run.reporting():
+            threads = "1 thread" if config.threads == 1 else f"{config.threads} threads"
+            several = f" in each of {processes()} processes" if processes() > 1 else ""
+            run.log(
+                f"{run.record['pipeline']} ({run.record['preset']}) on {device}, "
+                f"{threads}{several}: {len(data.samples)} images of {', '.join(data.class_names)}"
+            )
+            for work in works:
+                run_stages(work, module.STAGES, selected)
+            if hasattr(module, "finish"):  # no segmenter, so no table of scores
+                module.finish(works)
+            else:
+                finish(works, module)
+        wait_for_all()
+    return run
 
-    def events(stage: Stage) -> None:
-        if config.tensorboard:
-            write_events(run.path, run.path / "tensorboard", stage.label)
 
-    works = [
-        Workspace(
-            run, config, data, device, fold, f"fold-{fold}" if len(folds) > 1 else "",
-            after_stage=events,
-        )
-        for fold in folds
-    ]  # fmt: skip
+def _follow() -> RunFolder:
+    """What a process beside the first does: whatever that one has been told to."""
+    run = RunFolder.open(Path(from_first("")))
+    module, config = recorded_settings(run)
+    device = choose_device(config.device)
+    data = module.DATA.open(Path(run.record["data"]), config)
+    with _stopped_on_signals(run), arithmetic(config.threads), own_folder(run) as own:
+        for work in _workspaces(own, config, data, device):
+            follow_stages(run, work, module.STAGES, stages_of_run(module, config))
+        wait_for_all()
+    return run
+
+
+@contextmanager
+def _stopped_on_signals(run: RunFolder) -> Iterator[None]:
+    """Within the block a signal stops the run where it can go on.
+
+    Raises:
+        Interrupted: it has stopped.
+    """
     try:
-        with arithmetic(config.threads), run.locked(), stop_on_signals():
-            if resumed:
-                for work in works:
-                    refuse_changed(work, module.STAGES, selected)
-                moved = {name: str(folder) for name, folder in config.data_folders.items()}
-                run.set_data(data.root.resolve(), moved)
-            with run.reporting():
-                threads = "1 thread" if config.threads == 1 else f"{config.threads} threads"
-                run.log(
-                    f"{run.record['pipeline']} ({run.record['preset']}) on {device}, "
-                    f"{threads}: {len(data.samples)} images of {', '.join(data.class_names)}"
-                )
-                for work in works:
-                    run_stages(work, module.STAGES, selected)
-                if hasattr(module, "finish"):  # no segmenter, so no table of scores
-                    module.finish(works)
-                else:
-                    finish(works, module)
+        with stop_on_signals(patient=processes() > 1):
+            yield
     except KeyboardInterrupt:  # between two saves: by stop_if_asked, or a second Ctrl-C
         raise Interrupted.of(
             "INTERRUPTED",
@@ -324,4 +371,3 @@ def _work_through(
             expected="finished stages and checkpoints kept, and they are",
             fix=shell_command("resume", run.path),
         ) from None
-    return run

@@ -252,6 +252,7 @@ STAGES = (
         reads=("split", "saliency"),
         settings=("maps", "controls", "seeds", "masks", "predict"),
         masks=True,
+        together=True,
     ),
     StageSpec("evaluate", evaluate, reads=("split", "segment"), settings=("predict",), masks=True),
     StageSpec("export", export, reads=("segment",), settings=("predict",), outside=True),

@@ -152,7 +152,12 @@ STAGES = (
     StageSpec("prepare", prepare, shared=True),
     StageSpec("split", split, reads=("prepare",)),
     StageSpec(
-        "segment", train_segmenter, reads=("prepare", "split"), settings=("masks",), masks=True
+        "segment",
+        train_segmenter,
+        reads=("prepare", "split"),
+        settings=("masks",),
+        masks=True,
+        together=True,
     ),
     StageSpec("evaluate", evaluate, reads=("split", "segment"), settings=("predict",), masks=True),
     StageSpec("export", export, reads=("segment",), settings=("predict",), outside=True),

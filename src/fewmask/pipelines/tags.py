@@ -184,7 +184,7 @@ STAGES = (
     StageSpec("split", split, reads=("prepare",)),
     StageSpec("translate", train_translation, reads=("prepare", "split")),
     StageSpec("augment", augment, reads=("prepare", "split", "translate")),
-    StageSpec("classify", train_classifier, reads=("prepare", "split", "augment")),
+    StageSpec("classify", train_classifier, reads=("prepare", "split", "augment"), together=True),
     StageSpec(
         "evidence",
         make_evidence,
@@ -192,13 +192,20 @@ STAGES = (
         settings=("cam", "difference", "pseudo"),
     ),
     StageSpec("pseudo_masks", make_pseudo_masks, reads=("evidence",), settings=("pseudo",)),
-    StageSpec("segment", train_segmenter, reads=("pseudo_masks",), settings=("predict", "pseudo")),
+    StageSpec(
+        "segment",
+        train_segmenter,
+        reads=("pseudo_masks",),
+        settings=("predict", "pseudo"),
+        together=True,
+    ),
     StageSpec(
         "controls",
         controls,
         reads=("split", "classify"),
         settings=("segment", "controls", "predict"),
         masks=True,
+        together=True,
     ),
     StageSpec(
         "evaluate",

@@ -10,14 +10,18 @@ from pathlib import Path
 import torch
 
 from fewmask.errors import ResourceError, UsageError
+from fewmask.training.distributed import place_on_machine, processes
 
 
 def choose_device(name: str) -> torch.device:
     """``auto`` takes CUDA, then Apple's MPS, then the CPU; any other name must exist.
 
+    Of several processes each takes a GPU of its own.
+
     Raises:
         UsageError: the name is not one of cpu, cuda, cuda:0 … and mps. Torch knows others, on which
-            nothing can be computed (meta), or not all that is needed.
+            nothing can be computed (meta), or not all that is needed. Or one device is named for
+            several processes.
         ResourceError: the device is not there. fewmask never falls back silently.
     """
     if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|mps", name, re.ASCII):
@@ -28,6 +32,17 @@ def choose_device(name: str) -> torch.device:
             expected="auto, cpu, cuda, cuda:N or mps",
             fix="--device auto, or --device cpu",
         )
+    if processes() > 1:
+        if name not in {"auto", "cpu", "cuda"}:
+            raise UsageError.of(
+                "DEVICE",
+                where=f"--device {name}",
+                found=f"one device for {processes()} processes",
+                expected="auto, cpu or cuda: each process takes a GPU of its own",
+                fix="--device auto",
+            )
+        cuda = name != "cpu" and (name == "cuda" or torch.cuda.is_available())
+        name = f"cuda:{place_on_machine()}" if cuda else "cpu"
     if name == "auto":
         if torch.cuda.is_available():
             return torch.device("cuda")

@@ -12,9 +12,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from fewmask.data.loading import TrainingSet, step_loader, steps_per_epoch
+from fewmask.data.loading import TrainingSet, images_per_step, step_loader, steps_per_epoch
+from fewmask.training.distributed import from_first, rank, take_weights_of_first
 from fewmask.training.loop import Loop
 from fewmask.training.run_folder import Stage
+from fewmask.training.shared_batches import Team
 from fewmask.training.signals import step_first
 
 
@@ -33,8 +35,8 @@ class FitSettings:
         ema_decay: Weights averaged over steps are the result if > 0.
         ema_from_start: The average begins with the weights that the training begins with, instead
             of forgetting them quickly: for a network that is trained already.
-        micro_batch_size: Largest number of images at once; gradients are accumulated over the
-            batch. 0 = the whole batch.
+        micro_batch_size: Largest number of images at once, on all processes together; gradients
+            are accumulated over the batch. 0 = the whole batch.
         keep: ``last`` weights, or the ``best`` by the validation score.
         validate_every_epochs: How often the validation score is taken.
         max_gradient_norm: Gradients are scaled down to it.
@@ -57,9 +59,10 @@ class FitSettings:
     encoder_rate: float = 1.0
 
 
-Teach = Callable[[int, Tensor, Tensor, nn.Module, nn.Module], Tensor]
+Teach = Callable[[int, Tensor, Tensor, Callable[[Tensor], Tensor], nn.Module], Tensor]
 """A further loss of a step: (step, image, target, network, average) to a scalar. ``image`` and
-``target`` are the step's batch, ``average`` is the network with averaged weights."""
+``target`` are the step's batch, ``average`` is the network with averaged weights. ``network`` may
+share what it is given among several processes; all are to give it the same."""
 
 
 class Best:
@@ -103,11 +106,14 @@ def fit(
 ) -> nn.Module:
     """Train ``network`` on ``dataset`` inside a resumable loop.
 
+    Where a run has several processes, all call this with the same arguments, and share each batch.
+
     Args:
         stage: Holds checkpoints and records.
         network: image (N, 3, H, W) in [0, 1] to logits; changed in place.
         dataset: Images and targets.
-        loss_function: ``(logits, target)`` to a scalar, a mean over the batch.
+        loss_function: ``(logits, target)`` to a scalar, a mean over the batch. It gets the whole
+            batch, or micro-batch, in every process.
         settings: Length, rates, averaging.
         seed: The run's seed.
         device: Where to train.
@@ -135,6 +141,8 @@ def fit(
         state["ema"].n_averaged += steady  # otherwise the first update is a copy
     if settings.keep == "best":
         state["best"] = Best()
+    count = images_per_step(len(dataset), settings.batch_size, shares)
+    team = Team(_part_sizes(count, settings.micro_batch_size))
     loop = Loop(
         stage,
         total_steps,
@@ -143,6 +151,7 @@ def fit(
         name=name,
         drawn_by=drawn_by,
         save_every_steps=per_epoch,
+        team=team,
     )
     batches = None
     for step in loop:
@@ -154,6 +163,7 @@ def fit(
                 first_step=step,
                 workers=workers,
                 shares=shares,
+                own=team.own,
             )
         image, target = (tensor.to(device) for tensor in next(batches))
         image = image.contiguous(memory_format=torch.channels_last)
@@ -161,14 +171,18 @@ def fit(
             group["lr"] = group["highest"] * _schedule(settings.schedule, step, total_steps)
         optimizer.zero_grad(set_to_none=True)
         total = 0.0
-        for part, part_target in _micro_batches(image, target, settings.micro_batch_size):
-            loss = loss_function(network(part), part_target) * (len(part) / len(image))
+        for size, part, part_target in zip(
+            team.parts, team.split(image), team.split(target), strict=True
+        ):
+            logits = team.logits(network, part, size)
+            loss = loss_function(logits, team.gather(part_target, size)) * (size / count)
             loop.require_finite(loss=loss)
             loss.backward()
             total += loss.item()
         values = {"loss": total}
         if teach:
-            loss = teach(step, image, target, network, state["ema"].module)
+            shown, truth = team.whole(image), team.whole(target)
+            loss = teach(step, shown, truth, team.network(network), state["ema"].module)
             loop.require_finite(taught=loss)
             loss.backward()
             values["taught"] = loss.item()
@@ -180,7 +194,7 @@ def fit(
             judged = state["ema"].module if settings.ema_decay else network
             judged.eval()
             with step_first():
-                values["score"] = score(judged)
+                values["score"] = from_first(score(judged) if rank() == 0 else -math.inf)
             network.train()
             if settings.keep == "best":
                 state["best"].offer(values["score"], step, judged)
@@ -189,6 +203,7 @@ def fit(
         network.load_state_dict(state["ema"].module.state_dict())
     if settings.keep == "best" and state["best"].weights:
         network.load_state_dict(state["best"].weights)
+    take_weights_of_first(network)
     return network.to(memory_format=torch.contiguous_format).eval()  # type: ignore[call-overload]
 
 
@@ -252,6 +267,11 @@ def _schedule(kind: str, step: int, total_steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - rise) / max(1, total_steps - rise)))
 
 
-def _micro_batches(image: Tensor, target: Tensor, size: int) -> list[tuple[Tensor, Tensor]]:
-    size = size or len(image)
-    return list(zip(image.split(size), target.split(size), strict=True))
+def _part_sizes(count: int, most: int) -> list[int]:
+    """Sizes of the parts of a batch, of at most so many images each; 0 = all in one.
+
+    >>> _part_sizes(7, 3), _part_sizes(7, 0)
+    ([3, 3, 1], [7])
+    """
+    most = most or count
+    return [min(most, count - start) for start in range(0, count, most)]

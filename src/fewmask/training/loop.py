@@ -24,8 +24,10 @@ import torch
 from fewmask.errors import Interrupted, NumericalError, Problem, shell_command
 from fewmask.randomness import seed_all
 from fewmask.training.checkpoint import CheckpointStore, Stateful, disk_error
+from fewmask.training.distributed import anywhere, processes, rank
 from fewmask.training.progress import Progress
 from fewmask.training.run_folder import Stage
+from fewmask.training.shared_batches import Team
 from fewmask.training.signals import stop_requested
 
 
@@ -45,6 +47,8 @@ class Loop:
         before_save: Called before a checkpoint is written (to flush memory-mapped results).
         unit: What a step is, for the progress line.
         resumable: False for a short loop that begins anew after an interruption.
+        team: The processes that take each step together: gradients are summed, and all stop after
+            the same step. In any case only the first process of a run writes checkpoints.
     """
 
     def __init__(
@@ -61,6 +65,7 @@ class Loop:
         before_save: Callable[[], None] | None = None,
         unit: str = "step",
         resumable: bool = True,
+        team: Team | None = None,
     ) -> None:
         self.stage = stage
         self.total_steps = total_steps
@@ -71,7 +76,7 @@ class Loop:
         self.save_every_seconds = save_every_seconds
         self.before_save = before_save
         self.unit = unit
-        self.resumable = resumable
+        self.resumable, self.team = resumable, team or Team()
         self.store = CheckpointStore(stage.checkpoints / name)
         self.step = 0
         self._records: list[dict[str, Any]] = []
@@ -86,7 +91,9 @@ class Loop:
             self.stage.run.log(f"passed over a damaged checkpoint: {warning}")
         if self.step:
             self.stage.run.log(f"{self.stage.label}: going on after {self.unit} {self.step}")
-            self._warn_of_other_threads(meta)
+            self._warn_of_other_sums(meta)
+        if self.team.parts and self.team.count < processes():
+            self.stage.run.log(f"{self.stage.label}: too few images a step to be shared out")
         self.stage.forget_metrics(self.step, self.name)
         saved_at, saved_step = time.monotonic(), self.step
         title = self.stage.label if self.name == "steps" else f"{self.stage.label} {self.name}"
@@ -123,6 +130,7 @@ class Loop:
     ) -> None:
         """The optimiser's step on gradients that are there already (after accumulation)."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.team.add_gradients(parameters)
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         if not torch.isfinite(norm):
             raise self._not_finite(self._name_of_bad_gradient(parameters))
@@ -146,8 +154,8 @@ class Loop:
                 raise self._not_finite(name)
 
     def save(self) -> None:
-        """Write a checkpoint now."""
-        if not self.resumable:
+        """Write a checkpoint now; only the first of several processes does."""
+        if not self.resumable or rank() > 0:
             return
         try:
             if self.before_save:
@@ -156,14 +164,15 @@ class Loop:
             self.stage.keep_seconds()
         except OSError as error:
             raise disk_error(self.stage.path, error) from error
-        self.store.save(self.step, self.state, {"threads": torch.get_num_threads()})
+        meta = {"threads": torch.get_num_threads(), "processes": self.team.count}
+        self.store.save(self.step, self.state, meta)
 
     def _flush_records(self) -> None:
         self.stage.record_metrics(self._records)
         self._records = []
 
     def _stop_if_asked(self, saved_step: int) -> None:
-        if stop_requested():
+        if anywhere(stop_requested()) if self.team.count > 1 else stop_requested():
             if self.step > saved_step:
                 self.save()
             raise Interrupted.of(
@@ -174,12 +183,15 @@ class Loop:
                 fix=shell_command("resume", self.stage.run.path),
             )
 
-    def _warn_of_other_threads(self, meta: Mapping[str, Any]) -> None:
-        if meta.get("threads") != torch.get_num_threads():
-            self.stage.run.log(
-                f"NOT-BIT-EXACT: saved with {meta.get('threads')} threads, now "
-                f"{torch.get_num_threads()}; the result will differ in the last digits"
-            )
+    def _warn_of_other_sums(self, meta: Mapping[str, Any]) -> None:
+        now = {"threads": torch.get_num_threads(), "processes": self.team.count}
+        before = {"threads": meta.get("threads"), "processes": meta.get("processes", 1)}
+        for name, count in now.items():
+            if before[name] != count:
+                self.stage.run.log(
+                    f"NOT-BIT-EXACT: saved with {before[name]} {name}, now {count}; "
+                    "the result will differ in the last digits"
+                )
 
     def _name_of_bad_gradient(self, parameters: list[torch.Tensor]) -> str:
         bad = next(

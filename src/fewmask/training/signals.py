@@ -43,9 +43,10 @@ def step_first() -> Iterator[None]:
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[None]:
+def stop_on_signals(*, patient: bool = False) -> Iterator[None]:
     """Within the block SIGTERM or SIGINT only sets the flag; a second SIGINT stops at once.
 
+    Not if it is ``patient``: ``torchrun`` passes a Ctrl-C on that the terminal has sent already.
     Does nothing outside the main thread, where Python has no signal handlers.
     """
     if threading.current_thread() is not threading.main_thread():
@@ -53,7 +54,7 @@ def stop_on_signals() -> Iterator[None]:
         return
 
     def request_stop(number: int, _frame: FrameType | None) -> None:
-        if _stop_requested.is_set() and number == signal.SIGINT:
+        if _stop_requested.is_set() and number == signal.SIGINT and not patient:
             raise KeyboardInterrupt
         _stop_requested.set()
 

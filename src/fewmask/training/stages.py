@@ -15,6 +15,7 @@ from fewmask.config import Settings
 from fewmask.errors import CheckpointError, ResourceError, UsageError
 from fewmask.training.checkpoint import sha256_file
 from fewmask.training.device import peak_gigabytes
+from fewmask.training.distributed import from_first, processes, wait_for_all
 from fewmask.training.reuse import take_over
 from fewmask.training.run_folder import Stage
 from fewmask.training.signals import stop_if_asked
@@ -33,6 +34,8 @@ class StageSpec:
         shared: One for all folds.
         masks: It reads the user's true masks; it is made again when they change.
         outside: It writes to the run's own folders too, so it is not copied from another run.
+        together: Its work is a training whose batches all processes of a run share; what it writes
+            to is ``work.run`` and the stage. Others are made by the first process alone.
     """
 
     name: str
@@ -42,6 +45,7 @@ class StageSpec:
     shared: bool = False
     masks: bool = False
     outside: bool = False
+    together: bool = False
 
     def reads_setting(self, name: str) -> bool:
         """Whether a setting is one of its own: by its whole name, or by its first words."""
@@ -87,6 +91,9 @@ def selected_stages(
 def run_stages(work: Workspace, specs: Sequence[StageSpec], selected: Sequence[str]) -> None:
     """Run the selected stages in order; finished ones with unchanged inputs are kept.
 
+    Other processes of the run, if there are any, are in
+    :func:`fewmask.training.following.follow_stages` meanwhile.
+
     Raises:
         UsageError: a file that a setting names is not there.
         KeyboardInterrupt: a signal has asked for a stop between two stages.
@@ -105,11 +112,15 @@ def run_stages(work: Workspace, specs: Sequence[StageSpec], selected: Sequence[s
                 work.after_stage(new)
         stage = work.run.stage(number, spec.name, inputs.key, folder=spec.folder(work))
         work.stages[spec.name] = stage
-        if stage.done:
+        if from_first(stage.done):
             work.run.log(f"{stage.label}: done before")
             continue
         stop_if_asked()
         work.run.set_status("running", stage=stage.label)
+        if spec.together:
+            wait_for_all()  # until the others have copied what is there of it
+        elif processes() > 1:
+            work.run.log(f"{stage.label}: made by one process, the others wait")
         try:
             spec.function(work, stage)
         except BaseException:
@@ -121,6 +132,7 @@ def run_stages(work: Workspace, specs: Sequence[StageSpec], selected: Sequence[s
         stage.finish(seconds=round(seconds, 1), peak_gb_so_far=peak, made_from=inputs.facts)
         work.run.log(f"{stage.label}: {seconds:.0f} s")
         work.after_stage(stage)
+        wait_for_all()
 
 
 class StageInputs(NamedTuple):
