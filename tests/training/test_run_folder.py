@@ -469,7 +469,9 @@ def test_the_time_of_a_stage_is_that_of_all_processes_that_worked_on_it(run, in_
 
     def work_on(function):
         now[0] += 50000  # between two processes
-        work = Workspace(run, Fake(), SimpleNamespace(samples=[], root=run.path), torch.device("cpu"))
+        work = Workspace(
+            run, Fake(), SimpleNamespace(samples=[], root=run.path), torch.device("cpu")
+        )
         run_stages(work, [StageSpec("a", lambda _, stage: function(stage))], ["a"])
         return work.stages["a"].facts["seconds"]
 
