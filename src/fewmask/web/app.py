@@ -26,11 +26,14 @@ from fewmask.errors import (
     UsageError,
 )
 from fewmask.shortages import resource_error
-from fewmask.web import routes_runs
+from fewmask.web import routes_data, routes_new, routes_reviews, routes_runs
+from fewmask.web.albums import Albums
 from fewmask.web.gate import Gate, Rules, TooLarge
 from fewmask.web.jobs import Jobs
 from fewmask.web.library import Library
 from fewmask.web.pages import Pages
+from fewmask.web.reviews import Reviews
+from fewmask.web.run_images import Opened
 from fewmask.web.store import Store
 
 STATUS = {
@@ -51,6 +54,9 @@ class Desk:
     store: Store
     library: Library
     jobs: Jobs
+    albums: Albums
+    opened: Opened
+    reviews: Reviews
     pages: Pages
 
 
@@ -61,15 +67,15 @@ def new_desk(root: Path, data: tuple[Path, ...] = ()) -> Desk:
         ResourceError: the disk refuses.
     """
     store = Store(root)
-    return Desk(store, Library(root, data, store), Jobs(store), Pages())
+    library, reviews = Library(root, data, store), Reviews(store)
+    return Desk(store, library, Jobs(store), Albums(store.folder), Opened(), reviews, Pages())
 
 
-def create_app(desk: Desk, rules: Rules) -> FastAPI:
+def create_app(desk: Desk, rules: Rules) -> Gate:
     """The app; its API is described at ``/openapi.json``."""
     app = FastAPI(title="fewmask", version=__version__, docs_url=None, redoc_url=None)
-    app.add_middleware(Gate, rules=rules)
     app.mount("/static", Kept(packages=[("fewmask.web", "static")]))
-    for routes in (routes_runs,):
+    for routes in (routes_data, routes_new, routes_reviews, routes_runs):
         app.include_router(routes.router(desk))
     kinds: dict[type[Exception], Callable[[Exception], Found]] = {
         FewmaskError: _told,
@@ -79,7 +85,7 @@ def create_app(desk: Desk, rules: Rules) -> FastAPI:
     }
     for kind, problems_of in kinds.items():
         app.add_exception_handler(kind, _answering(desk.pages, problems_of))
-    return app
+    return Gate(app, rules)  # around everything, answers to bugs too
 
 
 class Kept(StaticFiles):
@@ -109,9 +115,9 @@ def _answering(pages: Pages, found_in: Callable[[Exception], Found]) -> Any:
 
 
 def _told(error: Exception) -> Found:
-    problems = getattr(error, "problems", ())
+    problems = error.problems if isinstance(error, FewmaskError) else ()
     status = next((code for kind, code in STATUS.items() if isinstance(error, kind)), 500)
-    return STATUS_OF_CODE.get(problems[0].code, status), problems
+    return next((STATUS_OF_CODE.get(each.code, status) for each in problems), status), problems
 
 
 def _misshapen(error: Exception) -> Found:

@@ -25,7 +25,7 @@ class Pages:
         self._templates.globals["build"] = _build()
         self._templates.filters["plain"] = plain
 
-    def page(self, name: str, **values: Any) -> HTMLResponse:
+    def page(self, name: str, /, **values: Any) -> HTMLResponse:
         """``templates/<name>.html`` filled in."""
         return HTMLResponse(self._templates.get_template(f"{name}.html").render(values))
 
