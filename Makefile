@@ -24,7 +24,7 @@ bench: .venv/.done           ## the short benchmarks, into runs/bench; all: benc
 .venv/.done: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[offline,track,video,geo,medical,coco,parquet,export,ray,demo,bench,dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[offline,track,video,geo,medical,coco,parquet,export,ray,web,demo,bench,dev]"
 	touch $@
 
 clean:

@@ -43,6 +43,8 @@ LAYERS = (
         "cli_predict",
         "cli_check",
         "cli_factory",
+        "cli_ui",
+        "web",
         "demo",
         "doctor",
         "__main__",
@@ -102,6 +104,11 @@ def test_imports_flow_one_way(name):
             assert LEVEL[other] <= LEVEL[name], relation
             if LEVEL[other] == LEVEL[name] and LEVEL[name] in {1, 2}:
                 assert (name, other) in ACROSS, relation
+
+
+def test_only_its_command_knows_the_web_app():
+    knowing = {area(path) for path in FILES if "web" in imported_areas(path)}
+    assert knowing <= {"web", "cli_ui"}
 
 
 def test_no_file_has_a_name_that_says_nothing():

@@ -48,6 +48,8 @@ app.command("fewmask.cli_domains:translate", name="translate", group=USE,
             help="Images in the light of a run's other domain, same names and sizes.")  # fmt: skip
 app.command("fewmask.cli_explain:explain", name="explain", group=LOOK,
             help="Heatmaps of what a run's network, or timm's, looked at.")  # fmt: skip
+app.command("fewmask.cli_ui:ui", name="ui", group=LOOK,
+            help="Data, runs and reviews in the browser, on this machine.")  # fmt: skip
 
 
 @app.command(group=MAKE)

@@ -140,16 +140,16 @@ def run_pipeline(
     if dry_run:
         words = ["-o", path, "--preset", preset, *(["--config", config] if config else [])]
         first = VERBS.get(verb, [verb])
-        command = shell_command(*first, data, *words, *_as_flags(given))
+        command = shell_command(*first, data, *words, *as_flags(given))
         planned(plan(verb, data, path, settings), command)
         return
     finished(start(verb, data, path, settings, preset=preset).path)
 
 
-def _as_flags(given: dict[str, Any]) -> list[object]:
+def as_flags(given: dict[str, Any]) -> list[object]:
     """Settings as one would type them.
 
-    >>> _as_flags({"seen_from_above": False, "cam_scales": (1.0, 1.5), "seed": 3})
+    >>> as_flags({"seen_from_above": False, "cam_scales": (1.0, 1.5), "seed": 3})
     ['--no-seen-from-above', '--cam-scales', 1.0, 1.5, '--seed=3']
     """
     words: list[object] = []

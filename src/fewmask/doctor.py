@@ -21,6 +21,7 @@ EXTRAS = {
     "export": "onnxruntime",
     "ray": "ray",
     "parquet": "pyarrow",
+    "web": "fastapi",
     "bench": "torchcam",
     "dev": "pytest",
 }

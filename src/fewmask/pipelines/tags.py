@@ -51,6 +51,7 @@ from fewmask.pipelines.tags_checks import refuse_impossible
 from fewmask.pipelines.tags_config import PRESETS, TagsConfig
 from fewmask.pipelines.tags_erasure import balanced_cut, cut_record, drawn_rows, judged
 from fewmask.pipelines.tags_evidence import EvidenceMaker, make_evidence, train_classifier
+from fewmask.pipelines.tags_reviewed import put_reviews, reviewed_rows, weighed
 from fewmask.pipelines.tags_rows import (
     Evidence,
     EvidencePredictor,
@@ -111,6 +112,7 @@ def make_pseudo_masks(work: Workspace, stage: Stage) -> None:
     for row in (rows[i] for i in loop):
         scores = evidence.scores(row)
         targets[row] = target_of(work.images[row], scores, work.tags[row], cuts, config)
+    put_reviews(work, stage, targets)
     np.save(stage.path / "targets.npy", targets)
 
 
@@ -140,7 +142,8 @@ def train_segmenter(work: Workspace, stage: Stage) -> None:
     """Train on the pseudo-masks; predict the training images, refine, train anew."""
     config: TagsConfig = work.config
     targets = np.load(work.stages["pseudo_masks"].path / "targets.npy")
-    rows, tagged = work.rows("train", "val"), work.rows("train", "val", tagged=True)
+    rows, reviewed = weighed(work, work.rows("train", "val")), reviewed_rows(work)
+    tagged = [row for row in work.rows("train", "val", tagged=True) if row not in reviewed]
     cuts = [0.5] * len(work.class_names)  # of probabilities
     for number in range(1, config.segment_rounds + 1):
         network = fit_segmenter(work, stage, targets, rows, f"round-{number}")
@@ -191,12 +194,17 @@ STAGES = (
         reads=("split", "classify", "translate"),
         settings=("cam", "difference", "pseudo"),
     ),
-    StageSpec("pseudo_masks", make_pseudo_masks, reads=("evidence",), settings=("pseudo",)),
+    StageSpec(
+        "pseudo_masks",
+        make_pseudo_masks,
+        reads=("evidence",),
+        settings=("pseudo", "review_file"),
+    ),
     StageSpec(
         "segment",
         train_segmenter,
         reads=("pseudo_masks",),
-        settings=("predict", "pseudo"),
+        settings=("predict", "pseudo", "review_weight"),
         together=True,
     ),
     StageSpec(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from fewmask.pipelines.tags_config import PRESETS, TagsConfig
+from fewmask.pipelines.tags_reviewed import labels_of
 from fewmask.report.bill import Line, pretrained_labels
 from fewmask.training.workspace import Workspace
 
@@ -41,6 +42,10 @@ def bill(works: Sequence[Workspace]) -> list[Line]:
     work = works[0]
     learned = len(work.rows("train")) + len(work.rows("val"))
     lines = [("image-level tags", f"{learned} images", "your data, training part of each fold")]
+    if work.config.review_file is not None:
+        reviewed = ", ".join(str(labels_of(each)) for each in works)
+        source = f"{work.config.review_file}, training part of each fold"
+        lines.append(("masks accepted or corrected by hand", reviewed, source))
     lines += pretrained_labels(work.config)
     lines.append(_threshold_bill(works))
     counts = [

@@ -15,6 +15,7 @@ from fewmask.data.splits import Split
 from fewmask.errors import UsageError
 from fewmask.pipelines.tags_config import TagsConfig
 from fewmask.pipelines.tags_evidence import new_classifier, require_one_tag, target_layer
+from fewmask.pipelines.tags_reviewed import read_reviews
 from fewmask.pipelines.tags_translation import require_both_domains
 from fewmask.training.segmenting import has_encoder, new_segmenter, start_from_tags
 
@@ -32,11 +33,13 @@ def refuse_impossible(
 
     Raises:
         UsageError: settings that do not fit each other, the encoder or the data.
-        DataError: tags that a stage cannot work with.
+        DataError: tags that a stage cannot work with, or reviews of other images.
         FewmaskError: weights that cannot be had.
     """
     _refuse_bad_translation(config, len(data.class_names), stages)
     _refuse_bad_tags(config, data, stages, parts)
+    if config.review_file is not None:
+        read_reviews(config.review_file, data)
     classifier = new_classifier(config, len(data.class_names)).eval()
     _refuse_bad_map(config, classifier)
     if {"segment", "controls"} & set(stages):

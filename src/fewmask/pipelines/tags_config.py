@@ -132,6 +132,11 @@ class TagsConfig(Settings):
     """Half-width, in score, of the band around the threshold that is ignored in training."""
     pseudo_band_px: int = Field(1, ge=0)
     """Pixels on either side of a pseudo-mask's outline that are ignored in training."""
+    review_file: Path | None = None
+    """The review.csv of `fewmask ui`: masks that somebody has accepted or corrected take the place
+    of the pseudo-masks of training images, and count as labels; rejected images are left out."""
+    review_weight: int = Field(4, ge=1)
+    """How often an image with a reviewed mask is drawn, for once of the others."""
     segment_rounds: int = Field(2, ge=0)
     """Rounds of: train, predict the training images, refine, train anew."""
     segment_start: Literal["encoder", "tags"] = "encoder"

@@ -18,6 +18,7 @@ from fewmask.metrics.controls import oracle_threshold
 from fewmask.pipelines.tags_bill import AT_CAM, AT_CUT, AT_DIFFERENCE, threshold_choice
 from fewmask.pipelines.tags_config import TagsConfig
 from fewmask.pipelines.tags_evidence import EvidenceMaker
+from fewmask.pipelines.tags_reviewed import labels_of
 from fewmask.report.html import Case
 from fewmask.training.evaluation import (
     FULL_SUPERVISION,
@@ -147,12 +148,14 @@ def candidates(work: Workspace) -> list[Candidate]:
     if "segment" in work.stages:
         stage, rounds = work.stages["segment"], work.config.segment_rounds
         choice, masks = threshold_choice(work, AT_CUT)
+        reviewed = labels_of(work)
         for number in range(1, rounds + 1):
             predictor = load_segmenter(work, stage.path / f"round-{number}.safetensors")
             last = number == rounds
-            name = "segmenter on pseudo-masks" + ("" if last else f", round {number}")
+            name = "segmenter on pseudo-masks" + (f", {reviewed} of them reviewed" * bool(reviewed))
+            name += "" if last else f", round {number}"
             kind: Kind = "result" if last else "reference"
-            rows.append(Candidate(name, kind, _apply(predictor), choice, masks))
+            rows.append(Candidate(name, kind, _apply(predictor), choice, masks + reviewed))
     return rows
 
 

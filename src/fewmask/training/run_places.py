@@ -9,10 +9,15 @@ from fewmask.errors import DataError, UsageError
 from fewmask.training.run_folder import RunFolder
 
 
+def run_files(root: Path) -> set[Path]:
+    """Each ``run.yaml`` of ``root`` and of two levels below it."""
+    return {*root.glob("run.yaml"), *root.glob("*/run.yaml"), *root.glob("*/*/run.yaml")}
+
+
 def find_runs(root: Path) -> list[RunFolder]:
     """All runs below ``root`` (two levels), newest first; folders that are none are passed over."""
     runs = []
-    for path in {*root.glob("run.yaml"), *root.glob("*/run.yaml"), *root.glob("*/*/run.yaml")}:
+    for path in run_files(root):
         with contextlib.suppress(UsageError):
             runs.append(RunFolder.open(path.parent))
     return sorted(runs, key=lambda run: str(run.record.get("created", "")), reverse=True)
