@@ -8,6 +8,7 @@ from fewmask.planning import duration, of_tags, of_train, plans_for
 
 @pytest.fixture(autouse=True)
 def same_machine(monkeypatch):
+    monkeypatch.setattr(planning, "_slower_here", planning._slower_here.__wrapped__)
     monkeypatch.setattr(planning, "matrix_rate", lambda: planning.COSTS_GFLOPS)
     monkeypatch.setattr(planning.os, "sched_getaffinity", lambda _: {0}, raising=False)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import os
 import time
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -94,33 +95,45 @@ def plans_for(images: int, masks: int, tagged: int) -> list[Plan]:
         masks: How many of them have a mask.
         tagged: How many are known to show an object; if any are, the rest shows none.
     """
-    slower = _slower_here()
-
-    def minutes(work: Work) -> float:
-        return slower * sum(COSTS[kind] * megapixels for kind, megapixels in work.items()) / 60
-
     both = 0 < tagged < images
     few = f"{masks} masks" if masks else f"about {FEW} masks, which you would draw"
-    known = masks or FEW
     return [
         Plan("fewmask tags", "masks and a segmenter", f"the tags of {images} images, no mask",
              "" if both else "images with and without the object, tagged so",
-             minutes(of_tags(images)) if both else None),
+             minutes_of("tags", images, masks) if both else None),
         Plan("fewmask train", "a segmenter", f"{masks} masks",
-             "" if masks else "masks", minutes(of_train(masks)) if masks else None),
+             "" if masks else "masks", minutes_of("train", images, masks) if masks else None),
         Plan("fewmask saliency", "a segmenter that also sees what a classifier looked at",
              f"{masks} masks", "" if masks else "masks",
-             minutes(of_saliency(masks)) if masks else None),
+             minutes_of("saliency", images, masks) if masks else None),
         Plan("fewmask adapt --target FOLDER", "a segmenter for images in another light",
              f"{masks} masks of these images", "" if masks else "masks of one of two domains",
-             minutes(of_adapt(masks)) if masks else None),
+             minutes_of("adapt", images, masks) if masks else None),
         Plan("fewmask factory", "synthetic images with masks, and whether they help",
-             f"{images} images and {few}", "", minutes(of_factory(images, known))),
+             f"{images} images and {few}", "", minutes_of("factory", images, masks)),
     ]  # fmt: skip
 
 
 Work = dict[str, float]
 """Megapixels of each kind of work."""
+
+
+def minutes_of(pipeline: str, images: int, masks: int) -> float:
+    """About how long a pipeline takes here with preset ``fast``.
+
+    Args:
+        pipeline: tags, train, saliency, adapt or factory.
+        images: How many there are.
+        masks: How many of them have a mask; none: as many as one may be asked to draw.
+    """
+    work = {
+        "tags": lambda: of_tags(images),
+        "train": lambda: of_train(masks or FEW),
+        "saliency": lambda: of_saliency(masks or FEW),
+        "adapt": lambda: of_adapt(masks or FEW),
+        "factory": lambda: of_factory(images, masks or FEW),
+    }[pipeline]()
+    return _slower_here() * sum(COSTS[kind] * megapixels for kind, megapixels in work.items()) / 60
 
 
 def of_tags(images: int) -> Work:
@@ -218,6 +231,7 @@ def matrix_rate() -> float:
     return 2 * len(a) ** 3 / best / 1e9
 
 
+@cache
 def _slower_here() -> float:
     """Seconds here for a CPU second of one core of the machine where costs were measured."""
     known = hasattr(os, "sched_getaffinity")  # not on macOS

@@ -7,11 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from fewmask.planning import PRESET, duration, minutes_of
 from fewmask.training.run_folder import RunFolder
 from fewmask.web.watching import image_count
-
-USUAL = "fast"
-"""The preset of whose time is spoken."""
 
 
 @dataclass(frozen=True)
@@ -67,15 +65,15 @@ def advise(
     ]  # fmt: skip
     return [
         Advice(name, fits and can_read, fits and can_read and name == first, why, labels,
-               time_of(name, images, runs))
+               time_of(name, images, masks, runs))
         for name, fits, why, labels in found
     ]  # fmt: skip
 
 
-def time_of(pipeline: str, images: int, runs: Sequence[RunFolder]) -> str:
-    """How long a pipeline takes on so many images, by the newest finished run of it; or unknown."""
+def time_of(pipeline: str, images: int, masks: int, runs: Sequence[RunFolder]) -> str:
+    """How long a pipeline takes on so many images: by a finished run of it, or as counted."""
     finished = [r for r in runs if r.record.get("pipeline") == pipeline and r.is_finished()]
-    finished.sort(key=lambda run: run.record.get("preset") != USUAL)
+    finished.sort(key=lambda run: run.record.get("preset") != PRESET)
     for run in finished:
         try:
             minutes = float(json.loads((run.path / "metrics.json").read_text())["minutes"])
@@ -84,7 +82,7 @@ def time_of(pipeline: str, images: int, runs: Sequence[RunFolder]) -> str:
         seconds = minutes * 60 * images / max(image_count(run), 1)
         preset = run.record.get("preset")
         return f"about {_duration(seconds)} with preset {preset}, by run {run.path.name}"
-    return "not known before a first run here"
+    return f"about {duration(minutes_of(pipeline, images, masks))} with preset {PRESET}"
 
 
 def _duration(seconds: float) -> str:

@@ -72,7 +72,8 @@ def router(desk: Desk) -> APIRouter:
                 folded.setdefault(field.group, []).append(field)
         runs = [(name, run) for name, run in desk.library.runs()
                 if run.record.get("pipeline") == pipeline]  # fmt: skip
-        images = len(desk.albums.open(path).pictures)
+        pictures = desk.albums.open(path).pictures
+        images, masks = len(pictures), sum(each.mask is not None for each in pictures)
         others = {n: p.name for n, p in desk.library.folders().items() if n != data}
         return desk.pages.page(
             "new", data=data, data_name=path.name, pipeline=pipeline, images=images,
@@ -83,7 +84,7 @@ def router(desk: Desk) -> APIRouter:
             folders=others if pipeline == "adapt" else {}, wants=forms.FOLDERS,
             runs={name: run.path.name for name, run in runs},
             has_split=(path / "split.csv").is_file(),
-            time=time_of(pipeline, images, [run for _, run in runs]),
+            time=time_of(pipeline, images, masks, [run for _, run in runs]),
         )  # fmt: skip
 
     @routes.get("/api/presets/{pipeline}/{preset}")
