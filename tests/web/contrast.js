@@ -33,7 +33,7 @@
     const contrast = (Math.max(ink, ground) + 0.05) / (Math.min(ink, ground) + 0.05);
     if (contrast < 4.5) wrong.push(`${contrast.toFixed(2)}: ${element.tagName} ${element.className} ${node.textContent.trim().slice(0, 40)}`);
   }
-  for (const input of document.querySelectorAll("input, select, textarea, button, a, img, canvas, [role]")) {
+  for (const input of document.querySelectorAll("input, select, textarea, button, a, img, canvas, [role=listbox], [role=option], [role=radio]")) {
     const named = input.labels?.length || input.getAttribute("aria-label") || input.textContent.trim() || input.title || input.alt !== undefined;
     if (!named) wrong.push(`no name: ${input.outerHTML.slice(0, 80)}`);
   }

@@ -81,6 +81,15 @@ def page(browser, address):
     assert not errors
 
 
+def until(page, expression, seconds=60):
+    """Wait for an expression to be true; evaluated from outside, as the pages forbid `eval`."""
+    for _ in range(seconds * 10):
+        if page.evaluate(expression):
+            return
+        page.wait_for_timeout(100)
+    raise AssertionError(f"never true: {expression}")
+
+
 def painted(page):
     """Pixels of the open mask that belong to class 1, as the server has them."""
     return page.evaluate(
@@ -114,8 +123,8 @@ def test_from_data_to_a_mask(page, address, small_data, tmp_path):
         else:
             field.fill(value)
     page.fill("#name", "by browser")
-    page.wait_for_function("document.getElementById('command').textContent.includes('by browser')")
-    page.wait_for_function("document.getElementById('command').textContent.includes('--threads=1')")
+    until(page, "document.getElementById('command').textContent.includes('by browser')")
+    until(page, "document.getElementById('command').textContent.includes('--threads=1')")
     page.click("#start")
     # 4: watch it finish
     page.wait_for_selector("table >> text=by browser", timeout=120_000)
@@ -144,9 +153,9 @@ def test_from_data_to_a_mask(page, address, small_data, tmp_path):
         page.mouse.move(middle[0] + 60, middle[1] + 60, steps=6)
         page.mouse.up()
     page.keyboard.press("a")
-    page.wait_for_function("document.getElementById('saved').textContent.includes('edited, saved')")
+    until(page, "document.getElementById('saved').textContent.includes('edited, saved')")
     page.keyboard.press("k")
-    page.wait_for_function(f"document.getElementById('canvas').dataset.image === '{image}'")
+    until(page, f"document.getElementById('canvas').dataset.image === '{image}'")
     _, version, verdict, after = painted(page)
     assert (version, verdict) == (1, "edited")
     assert after != before or after > 0
@@ -227,11 +236,11 @@ def test_masks_are_reviewed_by_keys_alone(page, address):
     page.keyboard.press("ArrowRight")
     page.keyboard.press("a")
     for number in range(1, 10):
-        page.wait_for_function(f"document.getElementById('progress').textContent.startsWith('{number} of')")  # fmt: skip  # noqa: E501
-        page.wait_for_function(f"document.getElementById('canvas').dataset.image !== '{image}'")
+        until(page, f"document.getElementById('progress').textContent.startsWith('{number} of')")  # fmt: skip  # noqa: E501
+        until(page, f"document.getElementById('canvas').dataset.image !== '{image}'")
         image = painted(page)[0]
         page.keyboard.press("r" if number == 5 else "a")
-    page.wait_for_function("document.getElementById('progress').textContent.startsWith('10 of')")
+    until(page, "document.getElementById('progress').textContent.startsWith('10 of')")
 
 
 def test_two_windows_are_told_of_each_other(page, address):
@@ -240,29 +249,26 @@ def test_two_windows_are_told_of_each_other(page, address):
     for each in (page, other):
         each.goto(f"{address}/review/{run}")
         each.wait_for_selector("#canvas[data-image]")
-        each.click("#list .tile >> nth=15")
-        each.wait_for_function(
+        each.click("#list .tile >> nth=9")
+        until(
+            each,
             "document.getElementById('title').textContent && "
             "document.querySelector('#list .tile[aria-selected=true]').textContent.includes("
-            "document.getElementById('title').textContent)"
+            "document.getElementById('title').textContent)",
         )
         each.wait_for_timeout(500)
     other.keyboard.press("r")
-    other.wait_for_function(
-        "document.getElementById('saved').textContent.includes('rejected, saved')"
-    )
+    until(other, "document.getElementById('saved').textContent.includes('rejected, saved')")
     page.keyboard.press("a")
     page.wait_for_selector("#conflict[open]")
     page.click("#keep-mine")
-    page.wait_for_function(
-        "document.getElementById('saved').textContent.includes('accepted, saved')"
-    )
+    until(page, "document.getElementById('saved').textContent.includes('accepted, saved')")
 
 
 def test_ten_thousand_images_are_a_few_tiles(page, address, many):
     page.click("nav >> text=Data")
     page.click(f"table >> text={many.name}")
-    page.wait_for_function("document.getElementById('count').textContent === '10000 images'")
+    until(page, "document.getElementById('count').textContent === '10000 images'")
     page.focus("#grid")
     page.keyboard.press("End")
     page.wait_for_selector("#grid >> text=09999")
@@ -271,7 +277,7 @@ def test_ten_thousand_images_are_a_few_tiles(page, address, many):
     page.wait_for_selector("dialog[open] >> text=09999")
     page.keyboard.press("Escape")
     page.fill("#text", "0042")
-    page.wait_for_function("document.getElementById('count').textContent.startsWith('11 of')")
+    until(page, "document.getElementById('count').textContent.startsWith('11 of')")
 
 
 PAGES = ("/runs", "/runs/{run}", "/data", "/data/{data}", "/new/{data}/tags", "/review",
