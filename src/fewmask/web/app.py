@@ -26,7 +26,14 @@ from fewmask.errors import (
     UsageError,
 )
 from fewmask.shortages import resource_error
-from fewmask.web import routes_data, routes_new, routes_reviews, routes_runs
+from fewmask.web import (
+    routes_compare,
+    routes_data,
+    routes_new,
+    routes_reviews,
+    routes_runs,
+    routes_tries,
+)
 from fewmask.web.albums import Albums
 from fewmask.web.gate import Gate, Rules, TooLarge
 from fewmask.web.jobs import Jobs
@@ -35,6 +42,7 @@ from fewmask.web.pages import Pages
 from fewmask.web.reviews import Reviews
 from fewmask.web.run_images import Opened
 from fewmask.web.store import Store
+from fewmask.web.trying import Tries
 
 STATUS = {
     UsageError: 400, DataError: 422, LeakError: 409, CheckpointError: 409, ResourceError: 507,
@@ -43,6 +51,7 @@ STATUS = {
 STATUS_OF_CODE = {"NOT-THERE": 404, "REVIEW-CONFLICT": 409, "RUN-LOCKED": 409, "RUN-IDLE": 409}
 
 
+ROUTES = (routes_data, routes_new, routes_reviews, routes_compare, routes_runs, routes_tries)
 Found = tuple[int, Sequence[Problem]]
 """Status of the answer, and what is wrong."""
 
@@ -57,6 +66,7 @@ class Desk:
     albums: Albums
     opened: Opened
     reviews: Reviews
+    tries: Tries
     pages: Pages
 
 
@@ -67,15 +77,24 @@ def new_desk(root: Path, data: tuple[Path, ...] = ()) -> Desk:
         ResourceError: the disk refuses.
     """
     store = Store(root)
-    library, reviews = Library(root, data, store), Reviews(store)
-    return Desk(store, library, Jobs(store), Albums(store.folder), Opened(), reviews, Pages())
+    jobs = Jobs(store)
+    return Desk(
+        store=store,
+        library=Library(root, data, store),
+        jobs=jobs,
+        albums=Albums(store.folder),
+        opened=Opened(),
+        reviews=Reviews(store),
+        tries=Tries(store, jobs),
+        pages=Pages(),
+    )
 
 
 def create_app(desk: Desk, rules: Rules) -> Gate:
     """The app; its API is described at ``/openapi.json``."""
     app = FastAPI(title="fewmask", version=__version__, docs_url=None, redoc_url=None)
     app.mount("/static", Kept(packages=[("fewmask.web", "static")]))
-    for routes in (routes_data, routes_new, routes_reviews, routes_runs):
+    for routes in ROUTES:
         app.include_router(routes.router(desk))
     kinds: dict[type[Exception], Callable[[Exception], Found]] = {
         FewmaskError: _told,

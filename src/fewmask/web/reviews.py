@@ -25,6 +25,7 @@ from PIL import Image
 
 from fewmask.errors import UsageError
 from fewmask.io.whole_files import as_disk_error, write_whole
+from fewmask.training.run_folder import RunFolder
 from fewmask.training.workspace import csv_cell
 from fewmask.web.run_images import Item, RunImages
 from fewmask.web.store import Store
@@ -151,12 +152,12 @@ class Reviews:
             str(images.run.path),
         )
 
-    def state(self, images: RunImages) -> dict[str, dict[str, Any]]:
+    def state(self, run: RunFolder) -> dict[str, dict[str, Any]]:
         """Version, verdict and seconds of the newest review of each image, by its name."""
         rows = self.store.rows(
             "SELECT image, MAX(version) AS version, verdict, SUM(seconds) AS seconds FROM reviews "
             "WHERE run = ? AND kept_beside = 0 GROUP BY image",
-            str(images.run.path),
+            str(run.path),
         )
         return {
             row["image"]: {k: row[k] for k in ("version", "verdict", "seconds")} for row in rows

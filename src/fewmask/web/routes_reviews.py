@@ -73,7 +73,7 @@ def router(desk: Desk) -> APIRouter:
         for name, run in desk.library.runs():
             if run.is_finished() and (run.path / "masks" / "manifest.csv").is_file():
                 images = desk.opened.open(run)
-                done = desk.reviews.state(images)
+                done = desk.reviews.state(images.run)
                 verdicts = [each["verdict"] for each in done.values()]
                 seconds = sum(each["seconds"] for each in done.values())
                 found.append({
@@ -93,7 +93,7 @@ def router(desk: Desk) -> APIRouter:
     def list_items(run: str) -> dict[str, Any]:
         """All images of a run, the most uncertain first, with what was said of each."""
         images = images_of(run)
-        done = desk.reviews.state(images)
+        done = desk.reviews.state(images.run)
         empty = {"version": 0, "verdict": "", "seconds": 0}
         return {
             "classes": images.classes,

@@ -62,3 +62,54 @@ export function drawCurve(figure, curve) {
     output.textContent = short(values.at(-1));
   });
 }
+
+const MARKS = ["circle", "square", "triangle", "diamond", "cross", "ring"];
+
+function mark(kind, x, y, strong) {
+  const r = strong ? 6 : 4;
+  const paths = {
+    circle: `M${x - r},${y}a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0`,
+    ring: `M${x - r},${y}a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0`,
+    square: `M${x - r},${y - r}h${2 * r}v${2 * r}h${-2 * r}z`,
+    triangle: `M${x},${y - r}l${r},${2 * r}h${-2 * r}z`,
+    diamond: `M${x},${y - r}l${r},${r}l${-r},${r}l${-r},${-r}z`,
+    cross: `M${x - r},${y}h${2 * r}M${x},${y - r}v${2 * r}`,
+  };
+  return shape("path", { d: paths[kind], class: `mark ${kind} ${strong ? "strong" : ""}` });
+}
+
+export function drawScatter(figure, series, unit) { // series: [{name, points: [{x, y, title, strong}]}]
+  const points = series.flatMap((each) => each.points);
+  const W = 520, H = 230, L = 44, R = 14, T = 12, B = 34;
+  const svg = shape("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": figure.textContent });
+  const largest = Math.max(1, ...points.map((p) => p.x));
+  const top = Math.min(1, Math.max(0.1, Math.ceil(Math.max(...points.map((p) => p.y), 0.1) * 10 + 0.5) / 10));
+  const log = unit === "masks" && largest > 20;
+  const along = (value) => (log ? Math.log1p(value) / Math.log1p(largest) : value / largest);
+  const x = (value) => L + along(value) * (W - L - R - 20) + 10;
+  const y = (value) => T + (1 - value / top) * (H - T - B);
+  for (let i = 0; i <= 4; i++) {
+    const value = (top * i) / 4;
+    svg.append(shape("line", { class: "grid", x1: L, x2: W - R, y1: y(value), y2: y(value) }));
+    svg.append(shape("text", { x: L - 6, y: y(value) + 4, "text-anchor": "end" }, value.toFixed(2)));
+  }
+  const ticks = log ? [0, 1, 3, 10, 30, 100, 300, 1000, 3000].filter((t) => t <= largest) : [0, largest / 2, largest];
+  for (const tick of ticks) svg.append(shape("text", { x: x(tick), y: H - B + 16, "text-anchor": "middle" }, short(tick)));
+  svg.append(shape("text", { x: W - R, y: H - 4, "text-anchor": "end" }, log ? `${unit}, logarithmic` : unit));
+  const legend = document.createElement("ul");
+  legend.className = "legend";
+  series.forEach((each, i) => {
+    const kind = MARKS[i % MARKS.length];
+    for (const point of each.points) {
+      const made = mark(kind, x(point.x), y(point.y), point.strong);
+      made.append(shape("title", {}, `${each.name}: ${point.title}, ${short(point.x)} ${unit}, ${point.y.toFixed(3)}`));
+      svg.append(made);
+    }
+    const key = shape("svg", { viewBox: "0 0 14 14", class: "key", "aria-hidden": "true" });
+    key.append(mark(kind, 7, 7, false));
+    const line = document.createElement("li");
+    line.append(key, each.name);
+    legend.append(line);
+  });
+  figure.append(svg, legend);
+}
