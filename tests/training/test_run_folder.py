@@ -1,9 +1,11 @@
 """A run folder: never overwritten, one process at a time, stages kept or made again by key."""
 
 import errno
+import fcntl
 import json
 import os
 import signal
+import threading
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -99,6 +101,16 @@ def test_a_second_process_is_refused_with_the_number_of_the_first(run, in_child)
         assert in_child(second) == 0
         assert f"process {os.getpid()} " in message.read_text()
     assert not run.is_locked()
+
+
+def test_somebody_who_only_looks_keeps_no_run_from_starting(run):
+    with (run.path / ".lock").open("a+") as looking:
+        fcntl.flock(looking, fcntl.LOCK_EX)
+        look = threading.Timer(0.1, fcntl.flock, (looking, fcntl.LOCK_UN))
+        look.start()
+        with run.locked():
+            assert run.is_locked()
+        look.join()
 
 
 def test_a_lock_is_freed_by_a_kill_and_the_state_is_then_killed(run, in_child):

@@ -172,7 +172,11 @@ def test_twenty_clients_lose_nothing_while_the_server_is_killed(root):
         assert there in {version, version + 1}  # the last may have been saved, and not told
         if there == version:
             assert hashlib.sha256(stored).digest() == hashlib.sha256(mask).digest()
-    report = {"saves": len(slowest), "kills": kills, "p99": sorted(slowest)[-len(slowest) // 100]}
+    report = {
+        "saves": len(slowest),
+        "kills": kills,
+        "p99_with_restarts_s": sorted(slowest)[-len(slowest) // 100],
+    }
     sys.stdout.write(json.dumps(report) + "\n")
 
 

@@ -74,6 +74,16 @@ def test_time_left_scales_with_the_images_of_a_run_that_has_finished(tiny_run):
         other.path.unlink()
 
 
+def test_the_step_shown_is_one_of_the_stage_under_way():
+    from fewmask.web.watching import StageState, _step
+
+    lines = ["2026-11-28T07:19:49+0000 3-translate: step 20/20, 9 s, 0 s left  generators 5.481"]
+    now = [StageState("8-segment", "segment", "", "under way", 4.0)]
+    assert _step(lines, now) is None
+    lines.append("2026-11-28T07:20:19+0000 8-segment round-1: step 7/64, 30 s, 240 s left  loss 1")
+    assert _step(lines, now) == {"stage": "8-segment", "done": 7, "of": 64}
+
+
 @pytest.mark.parametrize(
     ("path", "status"),
     [("/api/runs/nothing", 404), ("/runs/nothing", 404), ("/runs/nothing/report", 404),

@@ -26,7 +26,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import yaml
 
@@ -127,9 +127,7 @@ class RunFolder:
             UsageError: another process works on this run.
         """
         with (self.path / ".lock").open("a+") as stream:
-            try:
-                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            if not _take_lock(stream):
                 stream.seek(0)
                 raise UsageError.of(
                     "RUN-LOCKED",
@@ -137,7 +135,7 @@ class RunFolder:
                     found=f"process {stream.read().strip() or '?'} at work on it",
                     expected="one process per run",
                     fix=f"wait for it or stop it, then `{shell_command('resume', self.path)}`",
-                ) from None
+                )
             stream.truncate(0)
             stream.write(str(os.getpid()))
             stream.flush()
@@ -368,6 +366,16 @@ class Stage:
     def forget_metrics(self, from_step: int, loop: str) -> None:
         """Remove records of steps that are about to be done again after a kill."""
         curves.forget(self.run.path, self.label, loop, from_step)
+
+
+def _take_lock(stream: IO[str]) -> bool:
+    """Whether the lock is ours now; somebody who only looks has it for less than a moment."""
+    for wait in (0.05, 0.2, 0.0):
+        with contextlib.suppress(OSError):
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        time.sleep(wait)
+    return False
 
 
 def command_line() -> str:

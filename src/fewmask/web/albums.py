@@ -120,7 +120,7 @@ class Albums:
     def __init__(self, place: Path) -> None:
         self._place = place / "thumbs"
         self._open: dict[Path, Album] = {}
-        self._lock = threading.Lock()
+        self._locks: dict[Path, threading.Lock] = {}  # one folder does not wait for another
 
     def open(self, root: Path, *, again: bool = False) -> Album:
         """The album of a folder; the first time takes as long as the masks take to read.
@@ -128,7 +128,7 @@ class Albums:
         Raises:
             FewmaskError: nothing can be understood, or a package is missing.
         """
-        with self._lock:
+        with self._locks.setdefault(root, threading.Lock()):
             if again or root not in self._open:
                 self._open[root] = _foreign(root) if is_foreign(root) else _plain(root)
             return self._open[root]

@@ -26,7 +26,7 @@ LOG_LINES = 200
 MOST_POINTS = 300
 PREVIEWS = 6
 KINDS = {"image": "image", "evidence": "evidence", "target": "pseudo-mask"}
-_LEFT = re.compile(r"^(\S+) (\S+): .*?(\d+)/(\d+), \d+ s(?:, (\d+) s left)?")
+_STEP = re.compile(r"^\S+ (\S+)(?: \S+)?: \D*(\d+)/(\d+), \d+ s")
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ def state_of(run: RunFolder, others: Sequence[RunFolder] = ()) -> dict[str, Any]
         **{name: summary[name] for name in ("pipeline", "preset", "state", "score", "error")},
         "stages": [asdict(stage) for stage in stages],
         "seconds": sum(stage.seconds or 0 for stage in stages),
-        "step": _step(lines) if under_way else None,
+        "step": _step(lines, stages) if under_way else None,
         "seconds_left": left,
         "left_by": source,
         "log": lines[-LOG_LINES:],
@@ -117,12 +117,13 @@ def log_lines(run: RunFolder) -> list[str]:
     return path.read_text(errors="replace").splitlines() if path.is_file() else []
 
 
-def _step(lines: Sequence[str]) -> dict[str, Any] | None:
-    """How far the last loop in the log has come."""
+def _step(lines: Sequence[str], stages: Sequence[StageState]) -> dict[str, Any] | None:
+    """How far the last loop of the stage under way has come, as far as the log tells."""
+    at_work = {stage.label for stage in stages if stage.state == "under way"}
     for line in reversed(lines[-20:]):
-        if match := _LEFT.match(line):
-            _, title, done, total, _ = match.groups()
-            return {"stage": title, "done": int(done), "of": int(total)}
+        match = _STEP.match(line)
+        if match and match[1] in at_work:
+            return {"stage": match[1], "done": int(match[2]), "of": int(match[3])}
     return None
 
 
@@ -154,7 +155,8 @@ def time_left(
                 left += expected
             elif stage.state == "under way":
                 left += max(0.0, expected - (stage.seconds or 0))
-        return left, f"by run {other.path.name}, {scale:.2g} times its images"
+        times = "" if scale == 1 else f", {scale:.2g} times its images"
+        return left, f"by run {other.path.name}{times}"
     return None, ""
 
 
