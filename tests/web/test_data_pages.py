@@ -119,7 +119,9 @@ def test_advice_follows_what_the_folder_holds(found, others, fits, first):
     advice = advise(found, [], other_folders=others)
     assert {each.pipeline for each in advice if each.fits} == fits
     assert {each.pipeline for each in advice if each.is_first} == first
-    assert all(each.time.endswith(" with preset fast") for each in advice)
+    ending = " with preset fast" if found["uses"] else ""
+    assert all(each.time.endswith(ending) and bool(each.time) == bool(ending) for each in advice)
+    assert all("mended" in each.why for each in advice) is not bool(found["uses"])
 
 
 def asked(data_id, **changes):

@@ -64,8 +64,10 @@ def advise(
          "images to adapt to", f"{masks} masks of this kind, none of the other" if train else ""),
     ]  # fmt: skip
     return [
-        Advice(name, fits and can_read, fits and can_read and name == first, why, labels,
+        Advice(name, fits, fits and name == first, why, labels, 
                time_of(name, images, masks, runs))
+        if can_read
+        else Advice(name, False, False, "the problems must be mended first", "", "")
         for name, fits, why, labels in found
     ]  # fmt: skip
 
