@@ -64,7 +64,7 @@ def advise(
          "images to adapt to", f"{masks} masks of this kind, none of the other" if train else ""),
     ]  # fmt: skip
     return [
-        Advice(name, fits, fits and name == first, why, labels, 
+        Advice(name, fits, fits and name == first, why, labels,
                time_of(name, images, masks, runs))
         if can_read
         else Advice(name, False, False, "the problems must be mended first", "", "")
