@@ -36,10 +36,11 @@ import torch
 
 from fewmask.data.files import images_below
 from fewmask.data.transforms import resize_image, to_unit
+from fewmask.engine import Engine
 from fewmask.io.images import read_image, write_image
 from fewmask.models.segmenter import build_segmenter
 from fewmask.onnx_model import Precision, export_onnx, largest_difference, open_onnx
-from fewmask.predict_folder import Engine, Predicting, predict_pictures
+from fewmask.predict_folder import Predicting, predict_pictures
 from fewmask.trained import Trained
 from fewmask.training.device import peak_gigabytes
 from fewmask.training.segmenting import SegmenterPredictor

@@ -1,10 +1,5 @@
 """A folder of pictures: each mask once, the same bytes however it is shared, stopped or killed."""
 
-import os
-import signal
-import threading
-import time
-
 import numpy as np
 import pytest
 
@@ -12,7 +7,6 @@ from fewmask import predict_folder
 from fewmask.errors import DataError, Interrupted, UsageError
 from fewmask.io.images import write_image
 from fewmask.predict import predict
-from fewmask.predict_folder import Engine
 from fewmask.training.run_folder import RunFolder
 
 
@@ -78,47 +72,3 @@ def test_a_damaged_picture_is_told_and_the_others_are_done(run, pictures, tmp_pa
     with pytest.raises(DataError, match="PREDICT-PARTIAL"):
         predict(run, pictures, tmp_path / "out")
     assert len(list((tmp_path / "out/masks").rglob("*.png"))) == 11
-
-
-@pytest.mark.slow
-def test_ray_gives_each_mask_once_and_the_same_bytes_though_workers_are_killed(
-    run, pictures, tmp_path
-):
-    psutil = pytest.importorskip("psutil")
-    ray = pytest.importorskip("ray")
-    rng = np.random.default_rng(1)
-    for i in range(40):
-        write_image(pictures / f"more{i}.png", rng.integers(0, 256, (30, 30, 3)).astype(np.uint8))
-    (pictures / "a/p01.png").write_bytes(b"no picture")
-    with pytest.raises(DataError):
-        predict(run, pictures, tmp_path / "local")
-    out, killed = tmp_path / "ray", []
-
-    def kill():
-        """Kill a worker when the first masks are there, and one more later."""
-        for wanted in (3, 20):
-            while len(list((out / "masks").rglob("*.png"))) < wanted:
-                time.sleep(0.05)
-            mine = psutil.Process().children(recursive=True)
-            workers = [p for p in mine if "MapWorker" in " ".join(p.cmdline())]
-            if workers:
-                os.kill(workers[0].pid, signal.SIGKILL)
-                killed.append(workers[0].pid)
-
-    killer = threading.Thread(target=kill, daemon=True)
-    killer.start()
-    try:
-        with pytest.raises(DataError, match="1 of 52 images"):
-            predict(run, pictures, out, engine=Engine("ray", workers=2))
-    finally:
-        ray.shutdown()
-    assert killed
-    assert contents(out) == contents(tmp_path / "local")
-
-
-def test_a_cluster_that_is_not_there_is_told(run, pictures, tmp_path):
-    from fewmask.errors import ResourceError
-
-    pytest.importorskip("ray")
-    with pytest.raises(ResourceError, match="RAY-CLUSTER"):
-        predict(run, pictures, tmp_path / "out", engine=Engine("ray", address="auto"))

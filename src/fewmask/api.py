@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from fewmask import factory_runs
+from fewmask import factory_runs, sampling
 from fewmask.config import resolve
 from fewmask.pipelines.factory_config import Route
 from fewmask.pipelines.running import pipeline_of, resume, start
@@ -55,11 +55,9 @@ class Run:
         """Masks of other images, scenes or volumes; see :func:`fewmask.predict.predict`."""
         return predict(self.folder, Path(images), Path(out), **options)
 
-    def translate(
-        self, images: str | Path, out: str | Path, *, to: Literal["target", "source"] = "target"
-    ) -> list[Path]:
+    def translate(self, images: str | Path, out: str | Path, **options: Any) -> list[Path]:
         """Images in the light of the other domain; see :func:`fewmask.translate.translate`."""
-        return translate(self.folder, Path(images), Path(out), to=to)
+        return translate(self.folder, Path(images), Path(out), **options)
 
     def evaluate(self, data: str | Path, *, device: str = "auto") -> dict[str, Any]:
         """Scores on other images with masks; see :func:`fewmask.predict.evaluate`."""
@@ -79,9 +77,9 @@ class Run:
             factory_runs.label(self.path, Path(masks), route, out=path, settings=settings).path
         )
 
-    def sample(self, out: str | Path, count: int = 1500, **options: Any) -> factory_runs.Made:
-        """Synthetic images with masks; see :func:`fewmask.factory_runs.sample`."""
-        return factory_runs.sample(self.folder, Path(out), count, **options)
+    def sample(self, out: str | Path, count: int = 1500, **options: Any) -> sampling.Made:
+        """Synthetic images with masks; see :func:`fewmask.sampling.sample`."""
+        return sampling.sample(self.folder, Path(out), count, **options)
 
     def judge(
         self, data: str | Path, out: str | Path | None = None, *, preset: str = "fast",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from fewmask.cli_engine import EngineFlags
 from fewmask.errors import shell_command
 
 
@@ -75,6 +76,7 @@ def translate(
     to: Literal["target", "source"] = "target",
     method: Literal["unit", "fourier", "lab", "histogram", "gamma"] | None = None,
     device: str = "auto",
+    where: Annotated[EngineFlags, Parameter(name="*")] = EngineFlags(),  # noqa: B008 - frozen
 ) -> None:
     """Images in the light of a run's other domain, same names and sizes.
 
@@ -85,6 +87,7 @@ def translate(
         to: The domain whose light is wanted.
         method: Default: the first of the run's --render-methods.
         device: auto, cpu, cuda, cuda:1, mps.
+        where: The work is done.
     """
     from fewmask.cli import tell_next
     from fewmask.training.run_folder import RunFolder
@@ -93,8 +96,9 @@ def translate(
 
     with stop_on_signals():
         written = translate_images(
-            RunFolder.open(run), images, out, to=to, method=method, device=device
-        )
+            RunFolder.open(run), images, out, to=to, method=method, device=device,
+            engine=where.chosen(),
+        )  # fmt: skip
     print(f"{len(written)} translated {'image' if len(written) == 1 else 'images'} in {out}")
     other = "source" if to == "target" else "target"
     tell_next(shell_command("translate", run, out, "-o", f"{out}-back", "--to", other))

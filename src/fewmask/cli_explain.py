@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from fewmask.cli_engine import EngineFlags
+
 
 def explain(
     images: Path,
@@ -23,6 +25,7 @@ def explain(
     cache: Path | None = None,
     batch_size: int = 16,
     device: str = "auto",
+    where: Annotated[EngineFlags, Parameter(name="*")] = EngineFlags(),  # noqa: B008 - frozen
 ) -> None:
     """Heatmaps of what a classifier or segmenter looked at, and overlays to see them on.
 
@@ -42,6 +45,7 @@ def explain(
         cache: Folder in which maps are kept by content, to be made once.
         batch_size: Images at one time.
         device: auto, cpu, cuda, cuda:1, mps.
+        where: The work is done.
     """
     from fewmask.explaining import explain as explain_images
     from fewmask.training.signals import stop_on_signals
@@ -51,7 +55,7 @@ def explain(
         written = explain_images(
             network, images, out, methods=methods, weights=weights, part=part,
             class_name=class_name, layer=layer, size=size, cache=cache, batch_size=batch_size,
-            device=device,
+            device=device, engine=where.chosen(),
         )  # fmt: skip
     print(f"{len(written)} {'map' if len(written) == 1 else 'maps'} in {out / 'maps'}")
     print(f"to look at: {out / 'strips'}; classes: {out / 'explained.csv'}")

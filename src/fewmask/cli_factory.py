@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 from cyclopts import App, Parameter
 
+from fewmask.cli_engine import EngineFlags
 from fewmask.cli_pipelines import SETTINGS, run_pipeline
 from fewmask.config import optional_fields
 from fewmask.errors import UsageError, shell_command
@@ -145,6 +146,7 @@ def sample(
     drop: float = 0.1,
     seed: int | None = None,
     device: str = "auto",
+    where: Annotated[EngineFlags, Parameter(name="*")] = EngineFlags(),  # noqa: B008 - frozen
 ) -> None:
     """Synthetic images with masks, and a manifest of where each comes from.
 
@@ -156,9 +158,10 @@ def sample(
         drop: Share of images that is left out: those on which the classifiers disagree most.
         seed: Of the codes; default the run's.
         device: auto, cpu, cuda, cuda:1, mps.
+        where: The images are generated and labelled.
     """
     from fewmask.cli import tell_next
-    from fewmask.factory_runs import sample as sample_run
+    from fewmask.sampling import sample as sample_run
     from fewmask.training.run_folder import RunFolder
     from fewmask.training.signals import stop_on_signals
 
@@ -166,6 +169,7 @@ def sample(
         made = sample_run(
             RunFolder.open(run), out, count,
             truncation_psi=truncation_psi, drop=drop, seed=seed, device=device,
+            engine=where.chosen(),
         )  # fmt: skip
     print(f"{out}: {made}")
     tell_next(shell_command("train", out, "-o", f"{out}-train"))

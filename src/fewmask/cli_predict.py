@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from fewmask.cli_engine import EngineFlags
 from fewmask.errors import UsageError, shell_command
 
 
@@ -24,10 +25,8 @@ def predict(
     polygons: Annotated[bool, Parameter(negative="")] = False,
     window: tuple[float, float] | None = None,
     to: Annotated[tuple[Literal["coco", "cvat", "label-studio"], ...], Parameter(negative="")] = (),
-    engine: Literal["local", "ray"] = "local",
-    workers: int = 0,
-    ray_address: str | None = None,
     runtime: Literal["auto", "channels-last", "contiguous", "bf16", "onnx"] = "auto",
+    where: Annotated[EngineFlags, Parameter(name="*")] = EngineFlags(),  # noqa: B008 - frozen
 ) -> None:
     """Masks (PNG, class ids) and overlays for other images, same names and sizes.
 
@@ -49,15 +48,12 @@ def predict(
         polygons: Of a scene, also a GeoPackage of its areas.
         window: Of volumes, values that become black and white, such as -160 240.
         to: Of a folder of images, also files that these tools import.
-        engine: ray: share a folder of images among Ray's workers (needs the extra `ray`).
-        workers: Of Ray; 0: one for each CPU.
-        ray_address: Of a Ray cluster, such as `auto`; without it, one on this machine alone.
         runtime: The form in which the network computes; auto: of 200 pictures or windows and more,
             the fastest on the first ones, if its masks are the same; else channels-last.
+        where: A folder of images is predicted.
     """
     from fewmask.cli import NEW_MASKS, tell_next
     from fewmask.predict import predict as predict_images
-    from fewmask.predict_folder import Engine
     from fewmask.predict_video import is_video, predict_video
     from fewmask.training.run_folder import RunFolder
     from fewmask.training.run_places import free_path
@@ -78,7 +74,7 @@ def predict(
         written = predict_images(
             run, images, out, device=device, probs=save_probs,
             image_px=image_px, bands=bands, margin_px=margin_px, polygons=polygons, window=window,
-            to=to, engine=Engine(engine, workers, ray_address), runtime=runtime,
+            to=to, engine=where.chosen(), runtime=runtime,
         )  # fmt: skip
     count = "1 mask" if len(written) == 1 else f"{len(written)} masks"
     print(f"{count} in {out / 'masks'}, overlays in {out / 'overlays'}")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,7 @@ from fewmask.attribution.maps import class_called, require_count, require_size
 from fewmask.attribution.methods import METHODS
 from fewmask.data.files import images_below
 from fewmask.data.transforms import resize_image, to_unit
+from fewmask.engine import Done, Engine, each_done
 from fewmask.errors import DataError, Problem, UsageError
 from fewmask.io.images import read_image, write_image
 from fewmask.models.classifier import (
@@ -33,8 +34,8 @@ from fewmask.pipelines.saliency_maps import classifier_of
 from fewmask.pipelines.tags_evidence import EvidenceMaker
 from fewmask.randomness import seed_all
 from fewmask.report.figures import heat_overlay, strip_png
+from fewmask.training.checkpoint import remove_temporaries
 from fewmask.training.device import choose_device
-from fewmask.training.progress import watched
 from fewmask.training.run_folder import RunFolder
 from fewmask.training.run_places import refuse_inside
 from fewmask.training.workspace import csv_cell
@@ -77,6 +78,7 @@ def explain(
     cache: str | Path | None = None,
     batch_size: int = 16,
     device: str = "auto",
+    engine: Engine = Engine(),  # noqa: B008 - frozen
 ) -> list[Path]:
     """Write for each image and method a map, the map over the image, and a strip of all methods.
 
@@ -98,8 +100,9 @@ def explain(
         size: Height and width in px to work at; None is the run's, or 224 x 224 (of timm's
             networks that take one size only, that).
         cache: Folder in which maps are kept, to be made once.
-        batch_size: Images at one time.
+        batch_size: Images at one time; those that cannot be read leave their batch smaller.
         device: See ``--device``.
+        engine: Where it is done, a batch at a time.
 
     Returns:
         The maps' paths.
@@ -108,6 +111,7 @@ def explain(
         UsageError: no such network, method, class or layer; no images; ``out`` holds something.
         DataError: images that cannot be read (all at once, after the others are done), or an
             ``out`` inside the images.
+        ResourceError: see :mod:`fewmask.engine`.
     """
     require_count("batch_size", batch_size)
     if size is not None and min(size) < 1:
@@ -126,35 +130,82 @@ def explain(
         refuse_inside(out, images)
         if cache is not None:
             refuse_inside(Path(cache), images, "--cache")
-    chosen = choose_device(device)
-    asked = _network(network, weights, part, chosen)
-    sides = size or asked.size
-    fix = f"--size {asked.size[0]} {asked.size[1]}"
-    require_size(asked.network, sides, "--size", fix, chosen)
-    index = None if class_name is None else class_called(class_name, asked.class_names, "--class")
-    explainers = {
-        method: Explainer(
-            asked.network, method, layer or asked.layer, batch_size=batch_size,
-            cache=None if cache is None else Path(cache),
-        )
-        for method in methods
-    }  # fmt: skip
+    source = network if network.startswith(TIMM) else str(Path(network).resolve())
+    opener = partial(
+        Explaining, source, methods, out.resolve(), weights=weights, part=part,
+        class_name=class_name, layer=layer, size=size,
+        cache=None if cache is None else Path(cache).resolve(), batch_size=batch_size,
+        device=device,
+    )  # fmt: skip
+    named = [(name, str(path.resolve())) for name, path in found.items()]
+    pieces = [named[first : first + batch_size] for first in range(0, len(named), batch_size)]
     problems: list[Problem] = []
     written: list[Path] = []
-    for batch in _batches(_read(found, problems), batch_size):
-        pixels = torch.stack([to_unit(resize_image(image, *sides)) for _, image in batch])
-        classes, logits = _answers(asked, pixels.to(chosen), index)
-        maps = {m: list(each.maps(pixels, classes)) for m, each in explainers.items()}
-        lines = []
-        for i, (name, image) in enumerate(batch):
-            own = {m: resize_image(of_all[i], *image.shape[:2]) for m, of_all in maps.items()}
-            written += _write(out, name, image, own)
-            said = csv_cell(asked.class_names[classes[i]])
-            lines.append(f"{csv_cell(name)},{classes[i]},{said},{logits[i]:.4f}")
-        _append(out / "explained.csv", "image,class,name,logit", lines)
+    for done in each_done(engine, pieces, opener(), opener, title="explain", unit="batch"):
+        problems += done.problems
+        if done.result:
+            _append(out / "explained.csv", "image,class,name,logit", done.result.values())
+        written += [out / "maps" / m / f"{name}.png" for name in done.result for m in methods]
+    remove_temporaries(out)
     if problems:
         raise DataError(*problems, _partial(images, len(problems), len(found), out))
     return written
+
+
+class Explaining:
+    """Explains a batch of images after the other, to files below a folder.
+
+    Args:
+        network: As in :func:`explain`, like the others.
+        methods: Known ones.
+        out: The folder.
+
+    Raises:
+        UsageError: no such network, class or layer, or it cannot work at this size.
+    """
+
+    def __init__(
+        self, network: str, methods: Sequence[str], out: Path, *, weights: str | None, part: Part,
+        class_name: str | None, layer: str | None, size: tuple[int, int] | None,
+        cache: Path | None, batch_size: int, device: str,
+    ) -> None:  # fmt: skip
+        self.out, self.device = out, choose_device(device)
+        self.asked = asked = _network(network, weights, part, self.device)
+        self.size = size or asked.size
+        fix = f"--size {asked.size[0]} {asked.size[1]}"
+        require_size(asked.network, self.size, "--size", fix, self.device)
+        self.index = (
+            None if class_name is None else class_called(class_name, asked.class_names, "--class")
+        )
+        self.explainers = {
+            method: Explainer(
+                asked.network, method, layer or asked.layer, batch_size=batch_size, cache=cache
+            )
+            for method in methods
+        }
+
+    def __call__(self, batch: Sequence[tuple[str, str]]) -> Done:
+        """Names and paths of images to the line of each that could be read."""
+        images: dict[str, np.ndarray] = {}
+        problems: list[Problem] = []
+        for name, path in batch:
+            try:
+                images[name] = read_image(path)
+            except DataError as error:
+                problems += error.problems
+        lines: dict[str, str] = {}
+        if images:
+            pixels = torch.stack(
+                [to_unit(resize_image(image, *self.size)) for image in images.values()]
+            )
+            classes, logits = _answers(self.asked, pixels.to(self.device), self.index)
+            maps = {m: list(each.maps(pixels, classes)) for m, each in self.explainers.items()}
+        for i, (name, image) in enumerate(images.items()):
+            own = {m: resize_image(of_all[i], *image.shape[:2]) for m, of_all in maps.items()}
+            _write(self.out, name, image, own)
+            said = csv_cell(self.asked.class_names[classes[i]])
+            lines[name] = f"{csv_cell(name)},{classes[i]},{said},{logits[i]:.4f}"
+        return Done(lines, problems)
 
 
 def _known_method(name: str) -> str:
@@ -260,45 +311,26 @@ def _largest(mask: Tensor, asked: Explained) -> Tensor:
     return areas.argmax(1)
 
 
-Named = tuple[str, np.ndarray]
-
-
-def _read(found: dict[str, Path], problems: list[Problem]) -> Iterator[Named]:
-    for name, path in watched(found.items(), len(found), "explain", "image"):
-        try:
-            yield name, read_image(path)
-        except DataError as error:
-            problems += error.problems
-
-
-def _batches(images: Iterator[Named], size: int) -> Iterator[list[Named]]:
-    while batch := list(islice(images, size)):
-        yield batch
-
-
-def _write(out: Path, name: str, image: np.ndarray, maps: dict[str, np.ndarray]) -> list[Path]:
+def _write(out: Path, name: str, image: np.ndarray, maps: dict[str, np.ndarray]) -> None:
     """The maps of an image, grey and over it, and a strip of all.
 
     Over the image they reach the brightest colour at their 99 % quantile: a gradient's few highest
     pixels would leave the rest in the dark.
     """
     panels: list[tuple[str, np.ndarray]] = [("image", image)]
-    paths = []
     for method, own in maps.items():
         drawn = heat_overlay(image, np.minimum(own / max(np.quantile(own, 0.99), 1.0), 1.0))
         panels.append((method.replace("_", " "), drawn))
-        paths.append(out / "maps" / method / f"{name}.png")
-        over = out / "overlays" / method / f"{name}.png"
-        for path, picture in ((paths[-1], own), (over, drawn)):
+        for kind, picture in (("maps", own), ("overlays", drawn)):
+            path = out / kind / method / f"{name}.png"
             path.parent.mkdir(parents=True, exist_ok=True)
             write_image(path, picture)
     strip = out / "strips" / f"{name}.png"
     strip.parent.mkdir(parents=True, exist_ok=True)
     strip.write_bytes(strip_png(panels))
-    return paths
 
 
-def _append(path: Path, head: str, lines: Sequence[str]) -> None:
+def _append(path: Path, head: str, lines: Iterable[str]) -> None:
     first = [] if path.exists() else [head]
     with path.open("a", encoding="utf-8") as stream:
         stream.write("\n".join([*first, *lines]) + "\n")

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 from fewmask.config import resolve
 from fewmask.errors import UsageError, shell_command
-from fewmask.io.images import write_image, write_mask
 from fewmask.pipelines.factory_config import JUDGE_PRESETS, PRESETS, JudgeConfig, LabelConfig, Route
 from fewmask.pipelines.factory_generator import GENERATOR, load_generator
 from fewmask.pipelines.factory_interpreter import INTERPRETER
-from fewmask.pipelines.factory_sampling import Gate, generator_of, labelled_images, to_generate
 from fewmask.pipelines.factory_seeds import FILE as SEEDS_FILE
 from fewmask.pipelines.factory_seeds import export_seeds as export_images
-from fewmask.pipelines.factory_watch import latent_codes
 from fewmask.pipelines.finished import read_card, restore_workspace
 from fewmask.pipelines.running import data_folders_of, recorded_settings, start
-from fewmask.training.checkpoint import sha256_file, write_atomically
 from fewmask.training.device import choose_device
-from fewmask.training.export import write_manifest
-from fewmask.training.known_images import KnownImages
 from fewmask.training.run_folder import RunFolder
 from fewmask.training.run_places import free_path, refuse_inside
 
@@ -118,110 +108,6 @@ def label(
     return start("label", root, path, resolved, preset=str(folder.record["preset"]))
 
 
-class Made(NamedTuple):
-    """A data set that was written.
-
-    Attributes:
-        pairs: Images with masks.
-        unsure: Left out: the ensemble disagreed on them most.
-        copies: Left out: copies of images that the generator was trained on.
-    """
-
-    pairs: int
-    unsure: int
-    copies: int
-
-    def __str__(self) -> str:
-        return (
-            f"{self.pairs} synthetic images with masks; left out: {self.unsure} on which the "
-            f"classifiers disagree most, {self.copies} copies of training images"
-        )
-
-
-def sample(
-    run: RunFolder,
-    out: Path,
-    count: int = 1500,
-    *,
-    truncation_psi: float = 0.7,
-    drop: float = 0.1,
-    seed: int | None = None,
-    device: str = "auto",
-) -> Made:
-    """Write synthetic images with masks: ``OUT/images``, ``OUT/masks``, ``OUT/manifest.csv``.
-
-    Args:
-        run: A finished run of ``fewmask factory label``, or the generator's with one such in it.
-        out: New or empty folder; appears whole or not at all.
-        count: Pairs to write.
-        truncation_psi: 1: as varied as the generator can; 0: all the same.
-        drop: Share of images that is left out: those on which the ensemble disagrees most.
-            Published: 0.1.
-        seed: Of the codes; default the run's.
-        device: See ``--device``.
-
-    Raises:
-        UsageError: there is no interpreter or no generator, or ``out`` holds something.
-        CheckpointError: weights are damaged.
-    """
-    if count < 1 or not 0 <= drop < 1 or not 0 <= truncation_psi <= 1:
-        raise UsageError.of(
-            "SAMPLE",
-            where="-n, --drop, --truncation-psi",
-            found=f"{count}, {drop}, {truncation_psi}",
-            expected="1 or more; 0 to less than 1; 0 to 1",
-            fix="correct the number",
-        )
-    run = interpreter_run(run)
-    RunFolder.require_free(out)
-    _refuse_in_data(run, out)
-    work, _ = restore_workspace(run, choose_device(device))
-    weights = generator_of(work)
-    seed = work.config.seed if seed is None else seed
-    gate = Gate(KnownImages.of(RunFolder.open(weights.parents[1])))
-    making = out.with_name(f".making-{out.name}")
-    shutil.rmtree(making, ignore_errors=True)
-    for folder in ("images", "masks"):
-        (making / folder).mkdir(parents=True)
-    for pair in labelled_images(work, weights, seed, truncation_psi, to_generate(count, drop)):
-        if gate.admits(pair):
-            write_image(making / "images" / _file(pair.number), pair.image)
-            write_mask(making / "masks" / _file(pair.number), pair.mask)
-    surest = gate.surest(count)
-    for number in gate.doubts.keys() - surest:
-        for folder in ("images", "masks"):
-            (making / folder / _file(number)).unlink()
-    kept = sorted(surest)
-    made = Made(len(kept), len(gate.doubts) - len(kept), len(gate.copies))
-    lineage = {
-        "synthetic": True,
-        "seed": seed,
-        "truncation_psi": truncation_psi,
-        "generator_sha256": sha256_file(weights),
-        "interpreter_sha256": sha256_file(run.path / "weights" / INTERPRETER),
-    }
-    write_manifest(
-        making / "manifest.csv",
-        [
-            {
-                "image": f"images/{_file(number)}",
-                "mask": f"masks/{_file(number)}",
-                "number": number,
-                "disagreement": f"{gate.doubts[number]:.6f}",
-                **lineage,
-            }
-            for number in kept
-        ],
-    )
-    np.save(making / "z.npy", latent_codes(seed, kept, work.config.generate_z_dim).numpy())
-    facts = {**lineage, **made._asdict(), "class_names": list(work.class_names)}
-    write_atomically(making / "dataset.json", json.dumps(facts, indent=1).encode())
-    if out.exists():
-        out.rmdir()
-    making.replace(out)
-    return made
-
-
 def judge(
     run: RunFolder,
     data: Path,
@@ -234,7 +120,7 @@ def judge(
     """Train segmenters on synthetic, on few real, on both and on all real images; compare them.
 
     Args:
-        run: As for :func:`sample`.
+        run: A finished run of ``fewmask factory label``, or the generator's with one such in it.
         data: Folder of real images with masks. Of the factory's own data the test part, which it
             has left alone, is measured; of other data a part is held out.
         out: New folder; default ``runs/<data>-judge``, numbered if taken.
@@ -296,10 +182,6 @@ def interpreter_run(run: RunFolder) -> RunFolder:
         expected="one interpreter",
         fix=fix,
     )
-
-
-def _file(number: int) -> str:
-    return f"{number:06d}.png"
 
 
 def _seeds_folder(masks: Path, run: Path) -> Path:

@@ -16,6 +16,7 @@ from fewmask.data.files import images_below
 from fewmask.data.folder import DataFolder, open_folder, read_target
 from fewmask.data.label_sets import read_label_set
 from fewmask.data.roles import is_negative, role_of
+from fewmask.engine import Engine
 from fewmask.errors import DataError, LeakError, Problem, UsageError
 from fewmask.io.geopackage import require_straight_grid, write_polygons
 from fewmask.io.images import IMAGE_SUFFIXES, read_image, write_mask
@@ -23,7 +24,7 @@ from fewmask.layouts.stacks import is_stack
 from fewmask.metrics.confusion import confusion_matrix, summarise
 from fewmask.pipelines.finished import predictor_of_run, read_card
 from fewmask.pipelines.running import data_folders_of, folds_of_run, recorded_settings
-from fewmask.predict_folder import Engine, predict_pictures
+from fewmask.predict_folder import predict_pictures
 from fewmask.predict_formats import Format, hand_over, require_formats
 from fewmask.predict_scene import SceneRequest, is_scene, predict_scene
 from fewmask.predict_volume import predict_volumes

@@ -3,8 +3,7 @@
 Each file appears whole or not at all, the mask last, so that a mask that is there is finished.
 Where it was stopped or killed, the same call goes on with what is missing.
 
-With Ray, a worker is a process with its own copy of the network. What a killed worker had begun is
-given to another one; both would write the same bytes, so that each picture has one mask.
+On Ray (see :mod:`fewmask.engine`) each worker has its own copy of the network.
 """
 
 from __future__ import annotations
@@ -13,24 +12,23 @@ import json
 import shutil
 import sys
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import torch
 
-from fewmask.errors import DataError, FewmaskError, Interrupted, Problem, ResourceError
+from fewmask.engine import Done, Engine, done_on_ray
+from fewmask.errors import DataError, Interrupted, Problem
 from fewmask.io.images import read_image, write_image, write_mask
 from fewmask.report.figures import colours_like, drawn_ids, overlay
 from fewmask.runtimes import AS_TRAINED, Form, Runtime
 from fewmask.trained import Trained, open_trained
-from fewmask.training.checkpoint import write_atomically
+from fewmask.training.checkpoint import remove_temporaries, write_atomically
 from fewmask.training.export import save_probs
 from fewmask.training.progress import watched
 from fewmask.training.run_folder import RunFolder
@@ -38,22 +36,6 @@ from fewmask.training.run_folder import RunFolder
 UNFINISHED = ".unfinished"
 AHEAD = 4
 """Pictures that are decoded, or wait to be written, while another is predicted."""
-
-
-@dataclass(frozen=True)
-class Engine:
-    """Where pictures are predicted.
-
-    Attributes:
-        kind: In this process, or by Ray's workers.
-        workers: Of Ray; 0: one for each CPU that Ray has.
-        address: Of a Ray cluster, such as ``auto`` for the one that this machine belongs to; None:
-            one on this machine, for this call alone.
-    """
-
-    kind: Literal["local", "ray"] = "local"
-    workers: int = 0
-    address: str | None = None
 
 
 class Outcome(NamedTuple):
@@ -85,6 +67,16 @@ class Predicting:
         self.background = bool(trained.card.get("background", True))
         self.colours = colours_like(trained.card.get("class_colours", ()))
 
+    def __call__(self, piece: tuple[str, str]) -> Done:
+        """The name of a picture and its path: read, predict and write it."""
+        name, path = piece
+        try:
+            image = read_image(path)
+        except DataError as error:
+            return Done(problems=error.problems)
+        self.write(name, self.compute(image))
+        return Done()
+
     def compute(self, image: np.ndarray) -> Picture:
         """The network's part."""
         probs = self.predictor.probs(image)
@@ -111,7 +103,7 @@ def predict_pictures(
     *,
     device: str = "auto",
     save_probs: bool = False,
-    engine: Engine = Engine(),
+    engine: Engine = Engine(),  # noqa: B008 - frozen
     runtime: Runtime = AS_TRAINED,
 ) -> Outcome:
     """Write a mask and an overlay of each picture.
@@ -139,9 +131,11 @@ def predict_pictures(
     try:
         if engine.kind == "ray":
             path = source.path if isinstance(source, RunFolder) else source
-            problems = _on_ray(
-                engine, missing, path.resolve(), device, form, out.resolve(), save_probs
-            )
+            opener = partial(_open, path.resolve(), device, form, out.resolve(), save_probs)
+            pieces = [(name, str(path.resolve())) for name, path in missing.items()]
+            done = done_on_ray(engine, pieces, opener, title="predict", unit="image")
+            problems = {name: list(each.problems) for name, each in zip(missing, done, strict=True)
+                        if each.problems}  # fmt: skip
         else:
             problems = _here(Predicting(trained, out, save_probs=save_probs), missing)
     except KeyboardInterrupt:
@@ -150,8 +144,14 @@ def predict_pictures(
             expected="finished masks kept, and they are", fix="the same command goes on",
         ) from None  # fmt: skip
     shutil.rmtree(out / UNFINISHED)
+    remove_temporaries(out)
     told = [problem for of_one in problems.values() for problem in of_one]
     return Outcome([name for name in found if name not in problems], told)
+
+
+def _open(source: Path, device: str, form: Form, out: Path, save_probs: bool) -> Predicting:
+    """What a worker predicts with."""
+    return Predicting(open_trained(source, device).in_form(form), out, save_probs=save_probs)
 
 
 def _begin(
@@ -216,92 +216,3 @@ def _here(work: Predicting, found: Mapping[str, Path]) -> dict[str, list[Problem
         for last in behind:
             last.result()
     return problems
-
-
-def _on_ray(
-    engine: Engine, found: Mapping[str, Path], source: Path, device: str, form: Form, out: Path,
-    save_probs: bool,
-) -> dict[str, list[Problem]]:  # fmt: skip
-    """The same by Ray's workers, each with as many threads as this process."""
-    if not found:
-        return {}
-    ray = _ray(engine)
-    workers = engine.workers or max(1, int(ray.cluster_resources().get("CPU", 1)))
-    rows = [{"name": name, "path": str(path.resolve())} for name, path in found.items()]
-    data = ray.data.from_items(rows, override_num_blocks=min(len(rows), 8 * workers))
-    made = data.map(
-        _Worker, fn_constructor_args=(
-            source, device, form, out, save_probs, torch.get_num_threads()
-        ),
-        concurrency=workers, num_cpus=1,
-    )  # fmt: skip
-    problems: dict[str, list[Problem]] = {}
-    for row in watched(made.iter_rows(), len(rows), "predict", "image"):
-        told = [Problem(**each) for each in json.loads(row["problems"])]
-        if row["fatal"]:
-            raise _error_called(row["fatal"])(*told)
-        if told:
-            problems[row["name"]] = told
-    return problems
-
-
-class _Worker:
-    """What a Ray worker does; its errors travel as text, since they are no plain exceptions."""
-
-    def __init__(
-        self, source: Path, device: str, form: Form, out: Path, save_probs: bool, threads: int
-    ) -> None:
-        torch.set_num_threads(threads)
-        self.work: Predicting | None = None
-        self.open: Callable[[], Predicting] = lambda: Predicting(
-            open_trained(source, device).in_form(form), out, save_probs=save_probs
-        )
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, str]:
-        """Predict a picture; an error is returned."""
-        fatal, problems = "", []
-        try:
-            self.work = self.work or self.open()
-            try:
-                image = read_image(row["path"])
-            except DataError as error:
-                problems = [problem.as_dict() for problem in error.problems]
-            else:
-                self.work.write(row["name"], self.work.compute(image))
-        except FewmaskError as error:
-            fatal = type(error).__name__
-            problems = [problem.as_dict() for problem in error.problems]
-        return {"name": row["name"], "fatal": fatal, "problems": json.dumps(problems)}
-
-
-def _error_called(name: str) -> type[FewmaskError]:
-    """The class of an error by its name."""
-    return next((each for each in FewmaskError.__subclasses__() if each.__name__ == name),
-                ResourceError)  # fmt: skip
-
-
-def _ray(engine: Engine) -> ModuleType:
-    """Ray, connected to a cluster, or to one of its own on this machine."""
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise ResourceError.of(
-            "RAY-PACKAGE", where="ray", found="not installed",
-            expected="Ray Data, which shares work among processes and machines",
-            fix='pip install "fewmask[ray]"',
-        ) from None  # fmt: skip
-    if not ray.is_initialized():
-        own: dict[str, Any] = {"num_cpus": engine.workers or None, "include_dashboard": False}
-        try:
-            ray.init(address=engine.address, log_to_driver=False, **({} if engine.address else own))
-        except (ConnectionError, RuntimeError, ValueError) as error:
-            raise ResourceError.of(
-                "RAY-CLUSTER", where=engine.address or "this machine",
-                found=str(error).splitlines()[0], expected="a Ray cluster that can be reached",
-                fix="`ray status` tells whether one is up; leave out --ray-address for one on "
-                "this machine",
-            ) from None  # fmt: skip
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    return ray

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import numpy as np
 
 from fewmask.data.appearance import TRANSLATIONS, in_light_of
 from fewmask.data.files import images_below
 from fewmask.data.transforms import resize_image
+from fewmask.engine import Done, Engine, each_done
 from fewmask.errors import DataError, Problem, UsageError
 from fewmask.io.images import read_image, write_image
 from fewmask.pipelines.adapt_config import RenderMethod
@@ -19,11 +22,13 @@ from fewmask.pipelines.adapt_translation import load_unit, translate_image
 from fewmask.pipelines.finished import restore_workspace
 from fewmask.pipelines.running import data_folders_of
 from fewmask.randomness import generator
+from fewmask.training.checkpoint import remove_temporaries
 from fewmask.training.device import choose_device
-from fewmask.training.progress import watched
 from fewmask.training.run_folder import RunFolder
 from fewmask.training.run_places import refuse_inside
 from fewmask.training.workspace import Workspace
+
+Domain = Literal["target", "source"]
 
 
 def translate(
@@ -31,9 +36,10 @@ def translate(
     images: Path,
     out: Path,
     *,
-    to: Literal["target", "source"] = "target",
+    to: Domain = "target",
     method: RenderMethod | None = None,
     device: str = "auto",
+    engine: Engine = Engine(),  # noqa: B008 - frozen
 ) -> list[Path]:
     """Write ``OUT/<name>.png``, each image in the light of the other domain, at its own size.
 
@@ -46,6 +52,7 @@ def translate(
             published; or a cheap one, which takes the light of a random training image of that
             domain, read from the run's data. Default: the first of the run's ``render_methods``.
         device: See ``--device``.
+        engine: Where it is done, an image at a time.
 
     Returns:
         The paths written.
@@ -55,6 +62,7 @@ def translate(
             ``out`` holds something already; a cheap method, and the run's data is not there.
         DataError: images that cannot be read (all at once, after the others are done), or an
             ``out`` inside the images or the run's data.
+        ResourceError: see :mod:`fewmask.engine`.
     """
     if run.record["pipeline"] != "adapt":
         raise UsageError.of(
@@ -64,9 +72,8 @@ def translate(
             expected="a run of `fewmask adapt`, which knows two domains",
             fix="fewmask adapt --source DAY --target NIGHT",
         )
-    work, _ = restore_workspace(run, choose_device(device))
-    chosen: str = method or next(iter(work.config.render_methods), "histogram")
-    apply = _translator(work, chosen, to)
+    opener = partial(Translating, run.path.resolve(), out.resolve(), to, method, device)
+    work = opener()
     found = images_below(images)
     RunFolder.require_free(out)
     for folder in data_folders_of(run):
@@ -75,16 +82,14 @@ def translate(
         refuse_inside(out, images)
     written: list[Path] = []
     problems: list[Problem] = []
-    for name, path in watched(found.items(), len(found), "translate", "image"):
-        try:
-            image = read_image(path)
-        except DataError as error:
-            problems += error.problems
-            continue
-        result = out / f"{name}.png"
-        result.parent.mkdir(parents=True, exist_ok=True)
-        write_image(result, apply(image, name))
-        written.append(result)
+    pieces = [(name, str(path.resolve())) for name, path in found.items()]
+    every = each_done(engine, pieces, work, opener, title="translate", unit="image")
+    for name, done in zip(found, every, strict=True):
+        if done.problems:
+            problems += done.problems
+        else:
+            written.append(out / f"{name}.png")
+    remove_temporaries(out)
     if problems:
         raise DataError(
             *problems,
@@ -100,7 +105,40 @@ def translate(
     return written
 
 
-def _translator(work: Workspace, method: str, to: Literal["target", "source"]) -> Any:
+class Translating:
+    """Translates one image after the other, to files below a folder.
+
+    Args:
+        run: As in :func:`translate`, like the others.
+        out: The folder.
+
+    Raises:
+        UsageError: the run cannot translate so.
+    """
+
+    def __init__(
+        self, run: Path, out: Path, to: Domain, method: RenderMethod | None, device: str
+    ) -> None:
+        work, _ = restore_workspace(RunFolder.open(run), choose_device(device))
+        chosen: str = method or next(iter(work.config.render_methods), "histogram")
+        self.out, self.translator = out, _translator(work, chosen, to)
+
+    def __call__(self, piece: tuple[str, str]) -> Done:
+        """The name of an image and its path: read, translate and write it."""
+        name, path = piece
+        try:
+            image = read_image(path)
+        except DataError as error:
+            return Done(problems=error.problems)
+        result = self.out / f"{name}.png"
+        result.parent.mkdir(parents=True, exist_ok=True)
+        write_image(result, self.translator(image, name))
+        return Done()
+
+
+def _translator(
+    work: Workspace, method: str, to: Domain
+) -> Callable[[np.ndarray, str], np.ndarray]:
     """(image, name) to the translated image."""
     if method not in get_args(RenderMethod):
         raise UsageError.of(

@@ -166,14 +166,14 @@ def sample_pairs(work: Workspace, stage: Stage) -> None:
     taught, _ = restore_workspace(taught_run(config), work.device)
     _require_same_classes(work, taught)
     weights = generator_of(taught)
-    gate = Gate(KnownImages.of(RunFolder.open(weights.parents[1])))
+    gate, known = Gate(), KnownImages.of(RunFolder.open(weights.parents[1]))
     wanted = config.sample_count + config.sample_test
     count = to_generate(wanted, config.sample_drop)
     size = config.working_size
     images, masks = np.empty((count, *size, 3), np.uint8), np.empty((count, *size), np.uint8)
     psi = config.sample_truncation_psi
     for pair in labelled_images(taught, weights, config.seed, psi, count):
-        if gate.admits(pair):
+        if gate.admits(pair.number, pair.disagreement, copy=bool(known.learned(pair.image))):
             images[pair.number] = resize_image(pair.image, *size)
             masks[pair.number] = resize_mask(pair.mask, *size)
     kept = sorted(gate.surest(wanted))

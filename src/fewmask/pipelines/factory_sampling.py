@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -22,7 +22,6 @@ from fewmask.pipelines.factory_features import EncoderFeatures, picture_of, teac
 from fewmask.pipelines.factory_interpreter import interpret
 from fewmask.pipelines.factory_label import load_interpreter
 from fewmask.pipelines.factory_watch import latent_codes
-from fewmask.training.known_images import KnownImages
 from fewmask.training.progress import watched
 from fewmask.training.workspace import Workspace
 
@@ -46,24 +45,19 @@ class Pair(NamedTuple):
 
 
 class Gate:
-    """Lets pairs through, but for copies of training images and the most doubtful.
+    """Lets pairs through, but for copies of training images and the most doubtful."""
 
-    Args:
-        known: Images that the generator was trained on.
-    """
-
-    def __init__(self, known: KnownImages) -> None:
-        self.known = known
+    def __init__(self) -> None:
         self.doubts: dict[int, float] = {}
         self.copies: list[int] = []
 
-    def admits(self, pair: Pair) -> bool:
+    def admits(self, number: int, disagreement: float, *, copy: bool) -> bool:
         """Whether a pair is no copy; it may still be too doubtful."""
-        if self.known.learned(pair.image):
-            self.copies.append(pair.number)
-            return False
-        self.doubts[pair.number] = pair.disagreement
-        return True
+        if copy:
+            self.copies.append(number)
+        else:
+            self.doubts[number] = disagreement
+        return not copy
 
     def surest(self, count: int) -> set[int]:
         """Numbers of the ``count`` pairs of least disagreement.
@@ -120,6 +114,11 @@ def generator_of(work: Workspace) -> Path:
     )
 
 
+def batches(count: int) -> list[range]:
+    """Numbers 0 to ``count`` as they are generated together, which is a matter of the last bits."""
+    return [range(first, min(first + BATCH, count)) for first in range(0, count, BATCH)]
+
+
 def labelled_images(
     work: Workspace, weights: Path, seed: int, truncation_psi: float, count: int
 ) -> Iterator[Pair]:
@@ -132,30 +131,35 @@ def labelled_images(
         truncation_psi: See :meth:`fewmask.models.stylegan2.Mapping.truncate`.
         count: Numbers 0 to this.
     """
-    config: LabelConfig = work.config.replaced(generator_weights=str(weights))
-    work = Workspace(work.run, config, work.data, work.device, stages=work.stages)
-    network, members = teacher_generator(work), load_interpreter(work)
-    encoder = EncoderFeatures.of(work) if config.route == "encoder" else None
-    starts = range(0, count, BATCH)
-    for start_number in watched(starts, len(starts), "sample", "batch"):
-        numbers = range(start_number, min(start_number + BATCH, count))
-        images, masks, spreads = _labelled_batch(
-            network, members, encoder, seed, numbers, truncation_psi, work
-        )
-        yield from map(Pair, numbers, images, masks, spreads)
+    labelled, numbers = Labelled(work, weights, seed, truncation_psi), batches(count)
+    for batch in watched(numbers, len(numbers), "sample", "batch"):
+        yield from labelled.pairs(batch)
 
 
-@torch.no_grad()
-def _labelled_batch(
-    network: Any, members: Any, encoder: EncoderFeatures | None, seed: int,
-    numbers: Sequence[int], truncation_psi: float, work: Workspace,
-) -> tuple[np.ndarray, np.ndarray, list[float]]:  # fmt: skip
-    z = latent_codes(seed, numbers, network.z_dim).to(work.device)
-    made = network(z, truncation_psi, "fixed", features=encoder is None)
-    images = picture_of(made)
-    features = made.features
-    if encoder is not None:
-        features = encoder(to_unit(images).to(work.device))
-    found = interpret(members, features, work.config.working_size)
-    masks = found.mask.cpu().numpy().astype(np.uint8)
-    return images, masks, found.disagreement.mean((1, 2)).tolist()
+class Labelled:
+    """Generated images with masks, a batch at a time.
+
+    Args:
+        work: As in :func:`labelled_images`, like the others.
+    """
+
+    def __init__(self, work: Workspace, weights: Path, seed: int, truncation_psi: float) -> None:
+        config: LabelConfig = work.config.replaced(generator_weights=str(weights))
+        self.work = Workspace(work.run, config, work.data, work.device, stages=work.stages)
+        self.seed, self.truncation_psi = seed, truncation_psi
+        self.network, self.members = teacher_generator(self.work), load_interpreter(self.work)
+        self.encoder = EncoderFeatures.of(self.work) if config.route == "encoder" else None
+
+    @torch.no_grad()
+    def pairs(self, numbers: Sequence[int]) -> Iterator[Pair]:
+        """Those of one of :func:`batches`."""
+        device = self.work.device
+        z = latent_codes(self.seed, numbers, self.network.z_dim).to(device)
+        made = self.network(z, self.truncation_psi, "fixed", features=self.encoder is None)
+        images = picture_of(made)
+        features = made.features
+        if self.encoder is not None:
+            features = self.encoder(to_unit(images).to(device))
+        found = interpret(self.members, features, self.work.config.working_size)
+        masks = found.mask.cpu().numpy().astype(np.uint8)
+        return map(Pair, numbers, images, masks, found.disagreement.mean((1, 2)).tolist())
